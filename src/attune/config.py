@@ -1,0 +1,125 @@
+"""Every setting, once: its name, type, default and one sentence that becomes help, JSON Schema and documentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Auto = Literal["auto"]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A group of settings: strict types, no unknown keys, never changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataConfig(Section):
+    """What is learned from, and which of its tokens."""
+
+    train: str = Field(default="", description="File with the training rows: JSONL, JSON or CSV.")
+    valid: str = Field(default="", description="File with validation rows; empty: a seeded share of the training rows is held out.")
+    valid_share: Share = Field(default=0.05, description="Share of the training rows held out when data.valid is empty; 0 for none.")
+    columns: dict[str, str] = Field(default_factory=dict, description='Names of columns that are not the usual ones, such as data.columns.prompt = "question".')
+    template: str = Field(default="auto", description="Chat template: auto (the tokenizer's own, else plain), a named one (plain, chatml, none), or a Jinja file.")
+    mask: Literal["completion", "assistant", "last", "all"] = Field(default="completion", description="Which tokens are learned: the answers, all assistant turns, the last turn, or every token.")
+    max_length: Positive | Auto = Field(default="auto", description="Longest row in tokens; auto: what the model can attend to, at most 4096.")
+    overlong: Literal["drop", "cut", "split", "error"] = Field(default="drop", description="What happens to rows over data.max_length; cut and split pieces carry no false end token.")
+    on_empty: Literal["drop", "keep", "error"] = Field(default="drop", description="What happens to rows with an empty answer.")
+    skip_bad_rows: Annotated[int, Field(ge=0)] = Field(default=0, description="How many unreadable or malformed rows may be dropped (and listed in the ledger) before the run refuses to start.")
+    max_row_bytes: Positive = Field(default=16 * 1024 * 1024, description="Largest row in bytes; longer ones are bad rows.")
+
+
+class AdapterConfig(Section):
+    """Which weights change."""
+
+    kind: Literal["full", "lora"] = Field(default="full", description="full: all weights; lora: small matrices beside frozen weights.")
+    rank: Positive = Field(default=16, description="Rank of the LoRA matrices.")
+    alpha: PositiveFloat = Field(default=32.0, description="LoRA scale: updates are multiplied by alpha / rank.")
+    dropout: Share = Field(default=0.0, description="Dropout on the input of the LoRA matrices.")
+    targets: str = Field(default="all-linear", description="Modules that get LoRA matrices: all-linear, or names separated by commas.")
+
+
+class TrainConfig(Section):
+    """How the weights change."""
+
+    steps: Positive | Auto = Field(default="auto", description="Optimizer steps; auto: train.epochs passes over the rows.")
+    epochs: PositiveFloat = Field(default=3.0, description="Passes over the training rows when train.steps is auto.")
+    batch_rows: Positive = Field(default=16, description="Rows of one optimizer step.")
+    batch_tokens: Annotated[int, Field(ge=0)] = Field(default=0, description="If above 0, a step takes rows until it holds this many tokens, instead of train.batch_rows.")
+    micro_tokens: Positive | Auto = Field(default="auto", description="Tokens computed at once; never changes the result, only memory and speed.")
+    learning_rate: PositiveFloat | Auto = Field(default="auto", description="Peak learning rate; auto: by adapter kind and model size.")
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(default="cosine", description="How the learning rate falls after warm-up; wsd: constant, then linear to zero over the last fifth.")
+    warmup: NonNegative = Field(default=0.05, description="Warm-up: below 1 a share of all steps, else a number of steps.")
+    weight_decay: NonNegative = Field(default=0.0, description="Decoupled weight decay, on matrices only.")
+    clip: PositiveFloat = Field(default=1.0, description="Largest gradient norm; longer gradients are scaled down.")
+    optimizer: Literal["adamw"] = Field(default="adamw", description="Optimizer: adamw (fused).")
+    beta1: Share = Field(default=0.9, description="AdamW: decay of the mean of gradients.")
+    beta2: Share = Field(default=0.95, description="AdamW: decay of the mean of squared gradients.")
+
+
+class ValidConfig(Section):
+    """When the model is measured on held-out rows."""
+
+    every: Positive | Auto = Field(default="auto", description="Steps between validations; auto: about ten in a run.")
+
+
+class CheckpointConfig(Section):
+    """When the run is saved so that it can be resumed."""
+
+    every: Positive | Auto = Field(default="auto", description="Steps between checkpoints; auto: at each validation.")
+    keep: Positive = Field(default=2, description="How many checkpoints stay on disk, beside the best.")
+
+
+class EarlyStopConfig(Section):
+    """When to stop before the last step; off unless patience is set."""
+
+    metric: Literal["val_loss", "val_accuracy"] = Field(default="val_loss", description="What chooses the best checkpoint and stops the run.")
+    patience: Annotated[int, Field(ge=0)] = Field(default=0, description="Stop after this many validations without improvement; 0: never.")
+
+
+class LogConfig(Section):
+    """What is printed."""
+
+    every: Positive | Auto = Field(default="auto", description="Steps between printed lines; auto: about ten lines in a run. Every step is recorded all the same.")
+
+
+class Config(Section):
+    """A complete run."""
+
+    model: str = Field(default="", description="The model: a local folder or a Hub id.")
+    out: str = Field(default="auto", description="The run folder; must not hold a run yet. auto: a new folder under runs/.")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of everything random: order, split, dropout, adapter start.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute; auto: cuda if there is one.")
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = Field(default="auto", description="Number format of weights and activations; auto: bfloat16 on cuda, float32 on cpu.")
+    attention: Literal["auto", "exact", "varlen"] = Field(default="auto", description="Attention: exact (any device), varlen (cuda, 16-bit); auto: varlen where it runs.")
+    trust_remote_code: bool = Field(default=False, description="Let the model run Python code of its own. Only for sources you trust.")
+    data: DataConfig = Field(default_factory=DataConfig)
+    adapter: AdapterConfig = Field(default_factory=AdapterConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    valid: ValidConfig = Field(default_factory=ValidConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    early_stop: EarlyStopConfig = Field(default_factory=EarlyStopConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> Config:
+        if self.train.batch_tokens and self.data.max_length != "auto" and self.data.max_length > self.train.batch_tokens:
+            raise ValueError(f"train.batch_tokens ({self.train.batch_tokens}) is smaller than data.max_length ({self.data.max_length}): one row would not fit in a step")
+        return self
+
+    def with_values(self, values: dict[str, Any]) -> Config:
+        """Return a copy with dotted settings replaced, such as {"train.steps": 50}; validated again."""
+        tree = self.model_dump()
+        for dotted, value in values.items():
+            *path, last = dotted.split(".")
+            node = tree
+            for key in path:
+                node = node[key]
+            node[last] = value
+        return Config.model_validate(tree)

@@ -1,0 +1,187 @@
+"""The run folder: every file a run leaves behind, written so that a killed run can always be read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from attune.errors import CheckpointError, ConfigError, RefusedError, ResourceError
+
+FORMAT = 1
+MAX_NAME = 80
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON can hold it: dataclasses as dicts, paths as text, NaN and infinity as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:  # a numpy or torch scalar
+        return plain(value.item())
+    return value
+
+
+def json_text(value: Any) -> str:
+    """Return `value` as indented JSON text with a final newline."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, flush it to disk and rename it there: the file is whole or absent.
+
+    Raises ResourceError when the disk is full or refuses the write.
+    """
+    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ResourceError(f"{path}: cannot write {len(data):,} bytes: {error.strerror}. Free space or choose another --out.") from error
+
+
+def check_run_name(name: str) -> None:
+    """Raise ConfigError unless `name` is a safe folder name on every system."""
+    if len(name) > MAX_NAME or not _NAME.match(name) or name.split(".")[0].lower() in _RESERVED:
+        shown = name[:MAX_NAME].encode("unicode_escape").decode("ascii")
+        raise ConfigError(f'out: "{shown}" cannot name a run: use letters, digits, . _ - (at most {MAX_NAME}, not starting with a sign).')
+
+
+class RunFolder:
+    """One run on disk. The metrics file is the truth that every view reads; files are appended to or replaced whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._started = time.monotonic()
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """Make a new run folder and prove that it can be written to.
+
+        Raises ConfigError for a bad name, RefusedError when the path is a file, holds a run or other files, or is read-only.
+        """
+        if "\0" in str(path):
+            raise ConfigError("out: the path holds a NUL character; run names use letters, digits, . _ - (max 80).")
+        folder = Path(path)
+        check_run_name(folder.name)
+        if folder.is_file():
+            raise RefusedError(f"{folder} is a file, and a run needs a folder. Choose another --out.")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RefusedError(_describe_used(folder))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".probe"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise RefusedError(f"{folder} cannot be written to: {error.strerror}. Choose another --out.") from error
+        return cls(folder)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Return an existing run. Raises ConfigError with the runs nearby when there is none."""
+        folder = Path(path)
+        if not (folder / "manifest.json").is_file():
+            what = "holds no run (no manifest.json)" if folder.is_dir() else "not found"
+            raise ConfigError(f"{folder}: {what}.{_nearby_runs(folder)}")
+        return cls(folder)
+
+    def seconds(self) -> float:
+        """Return the seconds since this object was made."""
+        return time.monotonic() - self._started
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace the file `name` by `value` as JSON, whole or not at all."""
+        self.write_text(name, json_text(value))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace the file `name` by `text` (UTF-8), whole or not at all."""
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path / name, text.encode("utf-8", errors="backslashreplace"))
+
+    def append(self, name: str, *values: Any) -> None:
+        """Append one JSON line per value to the file `name`; a line is written whole, in one call."""
+        lines = b"".join(orjson.dumps(plain(value), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n" for value in values)
+        try:
+            with (self.path / name).open("ab", buffering=0) as file:
+                file.write(lines)
+        except OSError as error:
+            raise ResourceError(f"{self.path / name}: cannot append: {error.strerror}. Free space, then: attune resume {self.path}") from error
+
+    def write_lines(self, name: str, values: Iterable[Any]) -> None:
+        """Replace the file `name` by one JSON line per value."""
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path / name, b"".join(orjson.dumps(plain(value), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n" for value in values))
+
+    def event(self, kind: str, message: str, **details: Any) -> None:
+        """Append to events.jsonl: what happened and when (seconds since the run was opened)."""
+        self.append("events.jsonl", {"time": round(self.seconds(), 3), "kind": kind, "message": message, **details})
+
+    def read_json(self, name: str) -> Any:
+        """Return the file `name` as JSON. Raises CheckpointError when it is missing or damaged."""
+        path = self.path / name
+        try:
+            return orjson.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} is missing: the run stopped before it was written.") from None
+        except orjson.JSONDecodeError as error:
+            raise CheckpointError(f"{path} is damaged: {error}. Restore it or start a new run.") from error
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """Return the records of a .jsonl file; none if it is absent. A last line cut off by a crash is left out."""
+        path = self.path / name
+        if not path.is_file():
+            return []
+        lines = path.read_bytes().split(b"\n")
+        whole, rest = lines[:-1], lines[-1]
+        records = [orjson.loads(line) for line in whole if line]
+        if rest:
+            try:
+                records.append(orjson.loads(rest))
+            except orjson.JSONDecodeError:
+                pass  # the crash came in the middle of this line, so it was never a record
+        return records
+
+
+def _describe_used(folder: Path) -> str:
+    """Say what stands in a folder that a new run may not use."""
+    try:
+        result = orjson.loads((folder / "result.json").read_bytes())
+        where = f"step {result.get('steps')} of {result.get('total_steps')}, {result.get('status')}"
+        advice = f"Go on with it: attune resume {folder}. Or choose another --out."
+        return f"{folder} holds a run ({where}); it is never overwritten. {advice}"
+    except (OSError, orjson.JSONDecodeError):
+        first = sorted(item.name for item in folder.iterdir())[:3]
+        return f"{folder} is not empty (it holds {', '.join(first)}); a run needs a new folder. Choose another --out."
+
+
+def _nearby_runs(folder: Path) -> str:
+    """Name the runs beside a folder that is not one."""
+    parents = [folder, folder.parent, Path("runs")]
+    found = sorted({str(m.parent) for p in parents if p.is_dir() for m in p.glob("*/manifest.json")})
+    return f" Runs here: {', '.join(found[:5])}." if found else " Start one with: attune train DATA --model MODEL"

@@ -1,0 +1,186 @@
+"""The words that travel between rooms, from a row in a file to an alarm; all are values and never change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+NOT_LEARNED = -100  # the target of a position that carries no loss, as in torch's cross entropy
+
+RowState = Literal["used", "cut", "dropped", "duplicate", "held_out"]
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row stands: the file as the user named it, the line (from 1) and the byte offset of its first byte."""
+
+    file: str
+    line: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record of a data file, as it was written."""
+
+    place: Place
+    value: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    `train` overrides the mask for this turn (None: the mask mode decides). `weight` scales the loss of its tokens.
+    """
+
+    role: str  # system, user, assistant or tool
+    content: str
+    train: bool | None = None
+    weight: float = 1.0
+    reasoning: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row understood: a conversation (`messages`) or plain text (`text`), never both."""
+
+    place: Place
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    source: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A row as tokens. `learned[i]` says that token i is learned, that is predicted from the tokens before it.
+
+    tokens: int32 [length]; learned: bool [length]; state `cut` means its end was cut off and carries no terminator.
+    """
+
+    place: Place
+    tokens: np.ndarray
+    learned: np.ndarray
+    state: RowState = "used"
+    source: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of one micro-batch laid end to end: no padding, positions restart with each row (document).
+
+    T tokens, D documents. `targets[t]` is the token that position t must predict, or NOT_LEARNED.
+    Document d asks with tokens `q_offsets[d]:q_offsets[d+1]`; its keys are `kv_offsets[d]:kv_offsets[d+1]`
+    of the gathered sequence `kv_index` (None: keys are the tokens themselves, so both offsets agree).
+    """
+
+    tokens: torch.Tensor  # int64 [T]
+    positions: torch.Tensor  # int64 [T]
+    targets: torch.Tensor  # int64 [T]
+    q_offsets: torch.Tensor  # int32 [D + 1]
+    kv_offsets: torch.Tensor  # int32 [D + 1]
+    max_q: int
+    max_kv: int
+    lengths: tuple[int, ...]  # of each document, on the host: no device sync is needed to plan attention
+    rows: tuple[int, ...]  # which row of the corpus each document is
+    weights: torch.Tensor | None = None  # float32 [T], the loss weight of each position
+    kv_index: torch.Tensor | None = None  # int64 [sum of key lengths]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one optimizer step did. Loss is in nats per learned token, over the whole step."""
+
+    step: int  # from 1
+    loss: float
+    accuracy: float  # share of learned tokens whose most likely prediction is right
+    perplexity: float
+    learning_rate: float
+    epoch: float  # passes over the training rows so far, with fraction
+    train_flos: float  # floating point operations so far, cumulative
+    grad_norm: float  # before clipping
+    learned_tokens: int  # of this step
+    tokens: int  # positions computed in this step
+    tokens_per_s: float
+    memory_gb: float  # peak since the start of the run
+    mfu: float | None = None  # share of the device's peak; None where the peak is not known
+
+
+@dataclass(frozen=True, slots=True)
+class ValidRecord:
+    """A validation: the same names as training with `val_`. Step 0 is the model before training."""
+
+    step: int
+    val_loss: float
+    val_accuracy: float
+    val_perplexity: float
+    val_rows: int
+    val_tokens: int  # learned tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing noticed in the data, with its count, what to do and the first places it was seen."""
+
+    id: str  # stable, such as D03
+    name: str  # in words, such as role-order
+    severity: Severity
+    rows: int
+    share: float  # of all rows, 0 to 1
+    message: str
+    fix: str
+    examples: tuple[Mapping[str, Any], ...] = ()  # {"file": str, "line": int, "text": str}
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A guard's warning: the figure it saw, the threshold it crossed, what that means and what to do."""
+
+    id: str
+    step: int
+    figure: float
+    threshold: float
+    message: str
+    severity: Severity = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """The one state in which an input row ended, and why."""
+
+    place: Place
+    state: RowState
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """All input rows, each in exactly one state, and all tokens: `tokens_in` = learned + context + lost."""
+
+    rows: int
+    counts: Mapping[str, int]  # used, cut, dropped, duplicate, held_out
+    reasons: Mapping[str, int] = field(default_factory=dict)  # "dropped: empty reply" -> rows
+    tokens_in: int = 0
+    tokens_learned: int = 0
+    tokens_context: int = 0  # seen but not learned: prompts and markup
+    tokens_lost: int = 0  # of rows cut or dropped for length
+
+    def check(self) -> None:
+        """Raise AssertionError if a row or token is unaccounted for."""
+        assert sum(self.counts.values()) == self.rows, f"ledger: {dict(self.counts)} do not add up to {self.rows} rows"
+        parts = self.tokens_learned + self.tokens_context + self.tokens_lost
+        assert parts == self.tokens_in, f"ledger: {parts} tokens accounted for, {self.tokens_in} came in"
