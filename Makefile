@@ -1,6 +1,6 @@
 # make quickstart   set up and run the whole journey: data, training, evaluation, report
 # make test         set up, then lint, types and all tests
-# Another Python:   make quickstart PYTHON=python3.12
+# Another Python:   make quickstart PYTHON=python3.12 VENV=.venv312
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -36,7 +36,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "attune needs Python 3.10 or newer; $(PYTHON) is older or absent. Name another one: make quickstart PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
