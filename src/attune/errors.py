@@ -57,6 +57,10 @@ class CheckpointError(RefusedError):
 
 
 class Interrupted(UserError):  # noqa: N818 - it is not a fault
-    """The run was asked to stop; everything up to the last step is saved."""
+    """The run was asked to stop (75: SIGTERM, 130: Ctrl-C); everything up to the last step is saved."""
 
     exit_code = 75
+
+    def __init__(self, text: str, *, exit_code: int = 75) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code

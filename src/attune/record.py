@@ -79,6 +79,10 @@ class RunFolder:
         self.path = path
         self._started = time.monotonic()
 
+    def continue_clock(self, seconds: float) -> None:
+        """Go on counting at `seconds`: a resumed run's times follow those of its first part."""
+        self._started = time.monotonic() - seconds
+
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
         """Make a new run folder and prove that it can be written to.
@@ -112,7 +116,7 @@ class RunFolder:
         return cls(folder)
 
     def seconds(self) -> float:
-        """Return the seconds since this object was made."""
+        """Return the seconds of work on this run so far."""
         return time.monotonic() - self._started
 
     def write_json(self, name: str, value: Any) -> None:
@@ -139,7 +143,7 @@ class RunFolder:
         write_atomic(self.path / name, b"".join(orjson.dumps(plain(value), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n" for value in values))
 
     def event(self, kind: str, message: str, **details: Any) -> None:
-        """Append to events.jsonl: what happened and when (seconds since the run was opened)."""
+        """Append to events.jsonl: what happened and when (seconds of work)."""
         self.append("events.jsonl", {"time": round(self.seconds(), 3), "kind": kind, "message": message, **details})
 
     def read_json(self, name: str) -> Any:

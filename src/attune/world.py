@@ -31,6 +31,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def sum_number(self, value: float) -> float:
+        """Return the sum of one number over all ranks."""
+        if self.size == 1:
+            return value
+        return float(self.sum(torch.tensor(value, dtype=torch.float64, device=self.device)))
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:

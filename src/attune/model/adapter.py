@@ -1,0 +1,80 @@
+"""Which weights train: all of them, or LoRA matrices that PEFT defines beside frozen ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attune.config import AdapterConfig
+from attune.errors import ConfigError, ModelError
+from attune.world import mix_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """How many numbers a model holds, and how many of them change."""
+
+    total: int
+    trainable: int
+
+
+def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: str) -> nn.Module:
+    """Return `model` ready to train: itself with all weights free (full), or wrapped by PEFT (lora).
+
+    `base` is written into the adapter's config as the model it belongs to. Adapter weights are float32 (float64 for a float64 model).
+    Raises ConfigError when adapter.targets names no module of this model.
+    """
+    if config.kind == "full":
+        return model.requires_grad_(True)
+    from peft import LoraConfig, get_peft_model
+
+    targets: str | list[str] = config.targets
+    if targets != "all-linear":
+        targets = [name.strip() for name in config.targets.split(",") if name.strip()]
+    torch.manual_seed(mix_seed("adapter", seed))
+    settings = LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
+    )
+    try:
+        wrapped: Any = get_peft_model(model, settings)  # type: ignore[arg-type]
+    except ValueError as error:
+        names = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)})
+        raise ConfigError(f'adapter.targets: "{config.targets}" matches no module. Linear modules here: {", ".join(names)}.') from error
+    wrapped.peft_config["default"].base_model_name_or_path = base
+    return wrapped  # type: ignore[no-any-return]
+
+
+def count(model: nn.Module) -> Parameters:
+    """Return the number of parameters of `model`, tied ones once, and of those that train."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return Parameters(sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains))
+
+
+def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that change, by name; tied ones once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy saved weights into the trainable ones of `model`. Raises ModelError unless names and shapes agree exactly."""
+    own = trainable_weights(model)
+    if own.keys() != weights.keys():
+        odd = sorted(own.keys() ^ weights.keys())[0]
+        raise ModelError(f'saved weights do not fit this model: "{odd}" stands on one side only. Was the adapter or model changed?')
+    with torch.no_grad():
+        for name, parameter in own.items():
+            if parameter.shape != weights[name].shape:
+                raise ModelError(f'saved weights do not fit this model: "{name}" has shape {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}.')
+            parameter.copy_(weights[name])
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write `model` as transformers (full) or PEFT (lora) loads it: safetensors, readable by everybody."""
+    model.save_pretrained(folder)  # type: ignore[operator]
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank card; the run writes its own
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors makes them readable by the owner only

@@ -1,0 +1,69 @@
+"""Loading: a folder or Hub id becomes a transformers model in a stated precision, with our attention plugged in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from attune.errors import ModelError
+from attune.model.attention import AttentionChoice, choose_attention, set_attention
+from attune.model.folder import check_folder, locate
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "mixed": torch.float32}
+
+
+def load_model(
+    folder: Path | str, *, device: str = "cpu", precision: str = "float32", attention: str = "exact", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Return the model of a local folder in evaluation mode, on `device`, with flat-batch attention plugged in.
+
+    `precision` is float32, bfloat16, float64, or mixed (float32 weights, bfloat16 arithmetic under autocast).
+    Raises ModelError when it cannot be loaded.
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    quiet = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[precision], use_safetensors=True, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder}: transformers cannot load it: {first[:300]}") from error
+    finally:
+        transformers_logging.set_verbosity(quiet)
+    compute = torch.bfloat16 if precision == "mixed" else DTYPES[precision]
+    choice = choose_attention(attention, device=device, dtype=compute, model_class=type(model), config=model.config)
+    set_attention(model, choice)
+    model.attention_choice = choice
+    return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def attention_choice(model: Any) -> AttentionChoice:
+    """Return which attention `load_model` chose for this model, and why."""
+    choice = getattr(model, "attention_choice", None)
+    assert isinstance(choice, AttentionChoice), "the model was not loaded by load_model"
+    return choice
+
+
+def load_tuned(
+    folder: Path | str, *, device: str = "cpu", precision: str = "float32", attention: str = "exact", trust_remote_code: bool = False
+) -> Any:
+    """Return a tuned model from its folder: all weights, or a PEFT adapter on the base model its config names."""
+    folder = Path(folder)
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return load_model(folder, device=device, precision=precision, attention=attention, trust_remote_code=trust_remote_code)
+    from peft import PeftModel
+
+    base = locate(json.loads(adapter.read_text())["base_model_name_or_path"])
+    model = load_model(base, device=device, precision=precision, attention=attention, trust_remote_code=trust_remote_code)
+    return PeftModel.from_pretrained(model, folder, local_files_only=True).eval()
+

@@ -1,0 +1,85 @@
+"""Good defaults: every `auto` becomes a value with its reason, from facts about the data, the model and the machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attune.config import Config
+from attune.data.stream import Stream
+
+Resolved = dict[str, tuple[Any, str]]
+
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
+LONGEST_ROW = 4096
+_DIVISIONS = 10  # validations and printed lines in a run
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the defaults depend on. `steps_per_epoch` counts optimizer steps of one pass over the training rows."""
+
+    parameters: int
+    device: str
+    steps_per_epoch: int
+    has_valid: bool
+
+
+def learning_rate_for(kind: str, parameters: int) -> float:
+    """Return a peak learning rate that suits most runs.
+
+    Full: 2e-5 at 1e9 parameters, larger for smaller models by the square root, within 5e-6 and 1e-3. LoRA: ten times
+    that, as its matrices start at zero (Schulman et al. 2025, "LoRA Without Regret", find a factor of about ten).
+    """
+    full = min(max(2e-5 * math.sqrt(1e9 / max(parameters, 1)), 5e-6), 1e-3)
+    return float(f"{full if kind == 'full' else min(10 * full, 5e-3):.2g}")
+
+
+def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
+    """Return the config without any `auto` left, and for each value filled in here, the reason."""
+    found: Resolved = {}
+
+    def settle(key: str, value: Any, reason: str) -> Any:
+        section, _, name = key.rpartition(".")
+        current = getattr(getattr(config, section) if section else config, name)
+        if current != "auto":
+            return current
+        found[key] = (value, reason)
+        return value
+
+    device = settle("device", facts.device, "a CUDA device is there" if facts.device == "cuda" else "no CUDA device here")
+    kind = config.adapter.kind
+    if device == "cpu":
+        settle("precision", "float32", "fastest and exact on a CPU")
+    elif kind == "full":
+        settle("precision", "mixed", "float32 weights keep small updates, bfloat16 arithmetic is fast")
+    else:
+        settle("precision", "bfloat16", "frozen weights need no more; the adapter itself is float32")
+    steps = settle(
+        "train.steps",
+        max(1, round(config.train.epochs * facts.steps_per_epoch)),
+        f"{config.train.epochs:g} epochs of {facts.steps_per_epoch} steps",
+    )
+    settle("train.learning_rate", learning_rate_for(kind, facts.parameters), f"{kind}, {facts.parameters / 1e6:,.1f} M parameters")
+    settle("train.micro_tokens", MICRO_TOKENS[device], f"fits most models on {device}; never changes the result")
+    every = max(1, math.ceil(steps / _DIVISIONS))
+    valid_every = settle("valid.every", every, f"about {_DIVISIONS} validations in {steps} steps" if facts.has_valid else "no validation rows")
+    settle("checkpoint.every", valid_every, "at each validation")
+    settle("log.every", every, f"about {_DIVISIONS} lines in {steps} steps")
+    return config.with_values({key: value for key, (value, _) in found.items()}), found
+
+
+def longest_row(config: Config, model_length: int | None) -> tuple[Config, Resolved]:
+    """Return the config with data.max_length settled: what the model can attend to, at most 4096 tokens."""
+    if config.data.max_length != "auto":
+        return config, {}
+    value = min(model_length or LONGEST_ROW, LONGEST_ROW)
+    reason = f"the model attends to {model_length:,} positions" if model_length else "the model does not say how far it attends"
+    return config.with_values({"data.max_length": value}), {"data.max_length": (value, reason)}
+
+
+def steps_in_epoch(lengths: Sequence[int], config: Config) -> int:
+    """Return the optimizer steps of one pass over rows of these lengths."""
+    return Stream(lengths, seed=config.seed, batch_rows=config.train.batch_rows, batch_tokens=config.train.batch_tokens).steps_per_epoch(0)

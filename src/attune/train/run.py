@@ -1,0 +1,347 @@
+"""One run from its config to a tuned model on disk: assemble, train, watch, save. Reads top to bottom."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attune
+from attune.config import Config
+from attune.config_file import dump_yaml, load_config
+from attune.data.prepare import Prepared, prepare
+from attune.data.tokenizer import Tokenizer, load_tokenizer
+from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError, UserError
+from attune.model.folder import count_parameters, locate, model_length
+from attune.record import RunFolder, plain
+from attune.train.defaults import Facts, Resolved, longest_row, resolve, steps_in_epoch
+from attune.train.stop import EXIT_CODES, StopRequest
+
+if TYPE_CHECKING:  # torch and transformers are imported only after the data were found good
+    from attune.train.session import Session
+
+Listener = Callable[[str, Any], None]
+METRICS = ("loss", "accuracy", "perplexity", "learning_rate", "epoch", "train_flos")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run: its folder and its result, the JSON document of `attune train`."""
+
+    folder: Path
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run starts from, found good before anything heavy is loaded."""
+
+    config: Config
+    resolved: Resolved
+    base: Path
+    tokenizer: Tokenizer
+    prepared: Prepared
+
+
+def gather(config: Config, tell: Listener) -> Inputs:
+    """Find the model folder, read and check all data, and settle every `auto`. Imports torch only to look for a GPU.
+
+    Raises ConfigError, DataError, TemplateError or ModelError; nothing was written yet.
+    """
+    if not config.data.train:
+        raise ConfigError("data.train: which rows? Give a file: attune train DATA --model MODEL")
+    base = locate(config.model)
+    tokenizer = load_tokenizer(base)
+    config, resolved = longest_row(config, model_length(base))
+    prepared = prepare(config, tokenizer, model_length=model_length(base))
+    tell("data", prepared)
+    from attune.world import resolve_device
+
+    facts = Facts(
+        parameters=count_parameters(base),
+        device=resolve_device(config.device),
+        steps_per_epoch=steps_in_epoch(prepared.train.lengths, config),
+        has_valid=prepared.valid is not None,
+    )
+    config, more = resolve(config, facts)
+    resolved |= more
+    tell("resolved", resolved)
+    return Inputs(config, resolved, base, tokenizer, prepared)
+
+
+def finetune(config: Config, *, command: str = "", on_event: Listener | None = None) -> Run:
+    """Tune a model as `config` says and return the run. `on_event(kind, payload)` hears what happens as it happens.
+
+    Raises the UserError that stops the run; Interrupted when it was asked to stop and can be resumed.
+    """
+    tell = on_event or _deaf
+    config = config.with_values({"out": config.out if config.out != "auto" else str(_free_folder(config))})
+    run = RunFolder.create(config.out)
+    try:
+        inputs = gather(config, tell)
+    except BaseException:
+        run.path.rmdir()  # empty still: a fault in the inputs leaves nothing behind
+        raise
+    with _locked(run):
+        session = _start(inputs, tell)
+        _write_start(run, inputs, session, command)
+        if session.valid_corpus is not None:
+            _validate(run, session, tell)
+        return _go(run, inputs, session, tell)
+
+
+def resume(path: str | Path, *, on_event: Listener | None = None) -> Run:
+    """Go on with a stopped or killed run from its newest intact checkpoint; on a CPU the result is the same to the bit.
+
+    Raises RefusedError when data or config changed or the run is finished, CheckpointError when no checkpoint is intact.
+    """
+    tell = on_event or _deaf
+    run = RunFolder.open(path)
+    with _locked(run):
+        manifest = run.read_json("manifest.json")
+        result = run.read_json("result.json")
+        if result["status"] == "done":
+            raise RefusedError(f"{run.path} is finished ({result['steps']} steps). Next: attune eval {run.path}")
+        config = load_config(str(run.path / "config.yaml"), [], {})
+        _refuse_changes(run, manifest, config)
+        inputs = gather(config, tell)
+        session = _start(inputs, tell)
+        _note_differences(run, manifest, session, tell)
+        _take_up(run, session, tell)
+        return _go(run, inputs, session, tell)
+
+
+def _start(inputs: Inputs, tell: Listener) -> Session:
+    """Load the model and everything that lives on the device."""
+    from attune.train.session import Session
+    from attune.world import open_world
+
+    session = Session(inputs.config, inputs.prepared, base=inputs.base, world=open_world(str(inputs.config.device)))
+    size = session.parameters
+    attention = session.attention
+    tell("model", f"{Path(inputs.config.model).name}: {size.total:,} parameters, {size.trainable:,} train ({inputs.config.adapter.kind})")
+    tell(
+        "plan",
+        {
+            "steps": session.total_steps,
+            "epochs": session.stream.epoch(session.total_steps),
+            "rows": session.corpus.num_rows,
+            "batch_rows": inputs.config.train.batch_rows,
+            "micro_tokens": inputs.config.train.micro_tokens,
+            "learning_rate": inputs.config.train.learning_rate,
+            "log_every": inputs.config.log.every,
+            "device": inputs.config.device,
+            "precision": inputs.config.precision,
+            "attention": attention.name,
+            "attention_reason": attention.reason,
+            "run": inputs.config.out,
+        },
+    )
+    return session
+
+
+def _go(run: RunFolder, inputs: Inputs, session: Session, tell: Listener) -> Run:
+    """Train to the end, then write the model and the result; whatever happens, the run folder says so."""
+    try:
+        with StopRequest() as stop:
+            stopped_early = _train(run, inputs.config, session, stop, tell)
+    except UserError as error:
+        status = "stopped" if isinstance(error, Interrupted) else "failed"
+        run.event("stop" if status == "stopped" else "error", str(error))
+        run.write_json("result.json", _result(run, session, status=status))
+        raise
+    session.take_best_weights(run.path / "checkpoints")
+    result = _result(run, session, status="done", stopped_early=stopped_early)
+    from attune.train.handoff import write_model, write_trainer_state
+
+    write_model(run, session.model, config=inputs.config, prepared=inputs.prepared, tokenizer=inputs.tokenizer, result=result)
+    run.write_json("result.json", result)
+    write_trainer_state(run, result=result)
+    run.event("end", f"{result['steps']} steps, best step {result['best_step']}")
+    tell("done", result)
+    return Run(run.path, result)
+
+
+def _train(run: RunFolder, config: Config, session: Session, stop: StopRequest, tell: Listener) -> bool:
+    """Run the loop with validation and saving at their steps; return whether it was stopped early for lack of progress."""
+    for record in session.train():
+        run.append("metrics.jsonl", {**plain(record), "time": round(run.seconds(), 3)})
+        tell("step", record)
+        last = record.step == session.total_steps
+        if session.valid_corpus is not None and (last or record.step % int(config.valid.every) == 0):
+            _validate(run, session, tell)
+        improved = session.progress.best_step == record.step
+        if last or improved or stop.signal or record.step % int(config.checkpoint.every) == 0:
+            path = session.save(run.path / "checkpoints", seconds=run.seconds())
+            run.event("checkpoint", f"step {record.step} saved", step=record.step)
+            tell("saved", path)
+        if last:
+            return False
+        if session.out_of_patience():
+            run.event("stop", f"no better {config.early_stop.metric} in {config.early_stop.patience} validations", step=record.step)
+            return True
+        if stop.signal:
+            done = f"{record.step} of {session.total_steps} steps are done and saved"
+            raise Interrupted(f"Stopped: {done}. Go on: attune resume {run.path}", exit_code=EXIT_CODES[stop.signal])
+    return False
+
+
+def _validate(run: RunFolder, session: Session, tell: Listener) -> None:
+    """Measure, record and report; note a new best step."""
+    record = session.validate()
+    run.append("metrics.jsonl", {**plain(record), "time": round(run.seconds(), 3)})
+    tell("valid", record)
+    if record.step and session.progress.best_step == record.step:
+        run.event("best", f"step {record.step}: validation loss {record.val_loss:.4f}", step=record.step)
+
+
+def _result(run: RunFolder, session: Session, *, status: str, stopped_early: bool = False) -> dict[str, Any]:
+    """Return the document of `attune train`: training metrics of the last step, validation metrics of the best one."""
+    records = run.read_lines("metrics.jsonl")
+    last = next((r for r in reversed(records) if "loss" in r), {})
+    best_step = session.progress.best_step or session.progress.step
+    best = next((r for r in reversed(records) if "val_loss" in r and r["step"] == best_step), {})
+    return {
+        "run": str(run.path),
+        "status": status,
+        "steps": session.progress.step,
+        "total_steps": session.total_steps,
+        "best_step": best_step,
+        "stopped_early": stopped_early,
+        "epochs": last.get("epoch", 0.0),
+        "seconds": round(run.seconds(), 3),
+        "metrics": {
+            **{name: last.get(name) for name in METRICS},
+            **{name: best.get(name) for name in ("val_loss", "val_accuracy", "val_perplexity")},
+        },
+        "alarms": [],
+    }
+
+
+def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str) -> None:
+    """Write what is known before the first step: config, manifest, ledger, findings and coloured rows."""
+    from attune.train.session import peek_environment
+
+    config, prepared = inputs.config, inputs.prepared
+    run.write_text("config.yaml", dump_yaml(config))
+    run.write_lines(
+        "ledger.jsonl",
+        [{"summary": prepared.ledger}, *({**plain(e.place), "state": e.state, "reason": e.reason} for e in prepared.entries)],
+    )
+    run.write_json("findings.json", list(prepared.findings))
+    run.write_lines("preview.jsonl", prepared.preview)
+    run.write_json("result.json", _result(run, session, status="running"))
+    run.write_json(
+        "manifest.json",
+        {
+            "format": 1,
+            "attune": attune.__version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": command,
+            "model": {
+                "name": Path(config.model).name,
+                "folder": config.model,
+                "parameters": session.parameters.total,
+                "trainable": session.parameters.trainable,
+            },
+            "data": {"files": _fingerprints(config)},
+            "template": {"name": prepared.template.name, "sha256": hashlib.sha256(prepared.template.source.encode()).hexdigest()},
+            "tokenizer": inputs.tokenizer.fingerprint(),
+            "seed": config.seed,
+            "device": config.device,
+            "precision": config.precision,
+            "attention": session.attention.name,
+            "attention_reason": session.attention.reason,
+            "resolved": {key: {"value": value, "reason": reason} for key, (value, reason) in inputs.resolved.items()},
+            **peek_environment(session.world),
+        },
+    )
+    run.event("start", f"{session.total_steps} steps on {config.device} in {config.precision}")
+
+
+def _fingerprints(config: Config) -> list[dict[str, Any]]:
+    """Return name, size and SHA-256 of every data file."""
+    files = [Path(name) for name in (config.data.train, config.data.valid) if name]
+    return [{"file": str(f), "bytes": f.stat().st_size, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in files]
+
+
+def _refuse_changes(run: RunFolder, manifest: Mapping[str, Any], config: Config) -> None:
+    """Raise RefusedError when the data files are not those the run started from."""
+    for then, now in zip(manifest["data"]["files"], _present(manifest, config), strict=True):
+        if then != now:
+            raise RefusedError(
+                f"{then['file']} changed since the run started ({then['bytes']:,} bytes then, {now['bytes']:,} now): "
+                f"the result would mix two data sets.\nRestore the file, or start a new run with another --out than {run.path}."
+            )
+
+
+def _present(manifest: Mapping[str, Any], config: Config) -> list[dict[str, Any]]:
+    """Return the fingerprints of the run's data files as they are now."""
+    missing = [f["file"] for f in manifest["data"]["files"] if not Path(f["file"]).is_file()]
+    if missing:
+        raise RefusedError(f"{missing[0]} is gone, and the run needs it to go on. Restore it, then resume again.")
+    return _fingerprints(config)
+
+
+def _note_differences(run: RunFolder, manifest: Mapping[str, Any], session: Session, tell: Listener) -> None:
+    """Say before the first step when the machine differs in something the bits depend on."""
+    from attune.train.session import peek_environment
+
+    now = peek_environment(session.world) | {"attention": session.attention.name}
+    for name, value in now.items():
+        if manifest.get(name) != value:
+            text = f"{name} was {manifest.get(name)}, is {value}: the run goes on, but not in the same bits."
+            run.event("note", text)
+            tell("note", text)
+
+
+def _take_up(run: RunFolder, session: Session, tell: Listener) -> None:
+    """Restore the newest checkpoint and drop the records of steps that will be done again."""
+    from attune.train.checkpoint import find_newest
+
+    try:
+        found = find_newest(run.path / "checkpoints")
+    except CheckpointError as error:
+        run.event("error", str(error))
+        raise
+    if found is not None:
+        session.restore(found)
+        run.continue_clock(session.progress.seconds)
+    step = session.progress.step
+    records = [r for r in run.read_lines("metrics.jsonl") if r["step"] <= step]
+    run.write_lines("metrics.jsonl", records)
+    text = f"resumed at step {step} of {session.total_steps}" if found else "no checkpoint yet: starting at step 0"
+    run.event("note", text, step=step)
+    tell("note", text)
+    if not records and session.valid_corpus is not None:
+        _validate(run, session, tell)
+
+
+@contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
+    """Hold the run's lock, which the system frees even when the process is killed."""
+    with (run.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RefusedError(f"{run.path} is in use by another process. Wait for it, or stop it first.") from None
+        yield
+
+
+def _free_folder(config: Config) -> Path:
+    """Return the first free runs/DATA-MODEL-N."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(config.data.train).stem or 'run'}-{Path(config.model).name}").strip(".-_")[:70]
+    number = 1
+    while (Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return Path("runs") / f"{stem}-{number}"
+
+
+def _deaf(kind: str, payload: Any) -> None:
+    """Hear nothing."""

@@ -1,0 +1,189 @@
+"""A training in progress: model, optimizer and data position, with validation, saving and restoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attune.config import Config
+from attune.data.batch import to_batch
+from attune.data.layout import lay_out
+from attune.data.prepare import Corpus, Prepared
+from attune.data.stream import Stream
+from attune.evals.heldout import Measured, measure
+from attune.model.adapter import attach_adapter, count
+from attune.model.attention import AttentionChoice
+from attune.model.load import attention_choice, load_model
+from attune.train import checkpoint as checkpoints
+from attune.train.checkpoint import Checkpoint
+from attune.train.loop import Step, train_steps
+from attune.train.metrics import FlosCounter, Meter
+from attune.train.optim import build_optimizer, learning_rate_at
+from attune.types import StepRecord, ValidRecord
+from attune.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is; saved with every checkpoint. A `best_value` of None: not validated yet."""
+
+    step: int = 0
+    best_step: int = 0
+    best_value: float | None = None
+    stale: int = 0  # validations since the best one
+    flos: float = 0.0
+    seconds: float = 0.0
+
+
+class Session:
+    """Model, optimizer and position of one run. `progress` is the only thing in it that is not on the device or fixed."""
+
+    def __init__(self, config: Config, prepared: Prepared, *, base: Path, world: World) -> None:
+        self.config = config
+        self.corpus = prepared.train
+        self.valid_corpus: Corpus | None = prepared.valid
+        self.world = world
+        self.progress = Progress()
+        loaded = load_model(
+            base,
+            device=world.device.type,
+            precision=config.precision,
+            attention=config.attention,
+            trust_remote_code=config.trust_remote_code,
+        )
+        self.attention: AttentionChoice = attention_choice(loaded)
+        self.model: nn.Module = attach_adapter(loaded, config.adapter, seed=config.seed, base=config.model)
+        self.parameters = count(self.model)
+        self.optimizer = build_optimizer(self.model, config.train)
+        self.stream = Stream(
+            self.corpus.lengths, seed=config.seed, batch_rows=config.train.batch_rows, batch_tokens=config.train.batch_tokens
+        )
+        self.meter = Meter(FlosCounter.of(self.model), device=world.device)
+
+    @property
+    def total_steps(self) -> int:
+        """Return the step at which the run ends."""
+        assert self.config.train.steps != "auto"
+        return self.config.train.steps
+
+    def schedule(self) -> Callable[[int], float]:
+        """Return the learning rate as a function of the step."""
+        train = self.config.train
+        return partial(
+            learning_rate_at, steps=self.total_steps, peak=float(train.learning_rate), schedule=train.schedule, warmup=train.warmup
+        )
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps still to do; a step's rows are a function of (seed, step) alone."""
+        for number in range(self.progress.step + 1, self.total_steps + 1):
+            rows = self.stream.rows(number)
+            parts = lay_out(self.corpus.lengths[rows], int(self.config.train.micro_tokens))
+            batches = tuple(to_batch(self.corpus, rows[part]) for part in parts)
+            yield Step(number, self.stream.epoch(number), batches, partial(self._places, rows))
+
+    def _places(self, rows: Any) -> list[str]:
+        """Return where rows of the corpus stand in their files."""
+        return [str(self.corpus.place(int(row))) for row in rows]
+
+    def train(self) -> Iterator[StepRecord]:
+        """Train from the present step to the last, yielding each step's record; `progress` follows."""
+        self.model.train()
+        self.meter.restart_clock()
+        records = train_steps(
+            self.model,
+            self.optimizer,
+            self.steps(),
+            learning_rate=self.schedule(),
+            meter=self.meter,
+            world=self.world,
+            seed=self.config.seed,
+            clip=self.config.train.clip,
+            precision=self.config.precision,
+        )
+        for record in records:
+            self.progress = replace(self.progress, step=record.step, flos=record.train_flos)
+            yield record
+            self.meter.restart_clock()
+
+    def validate(self) -> ValidRecord:
+        """Measure the model on the validation rows, and note in `progress` whether it is the best so far.
+
+        The model before training (step 0) is measured too but is never the best: a run returns a tuned model.
+        """
+        assert self.valid_corpus is not None
+        measured: Measured = measure(
+            self.model,
+            self.valid_corpus,
+            micro_tokens=int(self.config.train.micro_tokens),
+            device=self.world.device,
+            precision=self.config.precision,
+        )
+        record = ValidRecord(
+            step=self.progress.step,
+            val_loss=measured.loss,
+            val_accuracy=measured.accuracy,
+            val_perplexity=measured.perplexity,
+            val_rows=self.valid_corpus.num_rows,
+            val_tokens=measured.tokens,
+        )
+        if record.step > 0:
+            self._note_best(record)
+        return record
+
+    def _note_best(self, record: ValidRecord) -> None:
+        best = self.progress.best_value
+        value = record.val_loss if self.config.early_stop.metric == "val_loss" else -record.val_accuracy
+        if best is None or value < best:
+            self.progress = replace(self.progress, best_step=record.step, best_value=value, stale=0)
+        else:
+            self.progress = replace(self.progress, stale=self.progress.stale + 1)
+
+    def out_of_patience(self) -> bool:
+        """Whether early stopping is on and the last validations brought nothing better."""
+        patience = self.config.early_stop.patience
+        return patience > 0 and self.progress.stale >= patience
+
+    def save(self, folder: Path, *, seconds: float) -> Path:
+        """Write a checkpoint of this step into `folder` and delete the ones no longer kept; return its path."""
+        self.progress = replace(self.progress, seconds=seconds)
+        state = {key: getattr(self.progress, key) for key in Progress.__slots__}
+        path = checkpoints.save(folder, self.progress.step, model=self.model, optimizer=self.optimizer, state=state)
+        checkpoints.prune(folder, keep=self.config.checkpoint.keep, best_step=self.progress.best_step)
+        return path
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to where `checkpoint` was written."""
+        checkpoints.restore(checkpoint, model=self.model, optimizer=self.optimizer)
+        self.progress = Progress(**{key: checkpoint.state[key] for key in Progress.__slots__})
+        self.meter.flos = self.progress.flos
+
+    def take_best_weights(self, folder: Path) -> None:
+        """Put the weights of the best validated step into the model; without validation they are those of the last step."""
+        best = self.progress.best_step
+        if best not in (0, self.progress.step):
+            checkpoints.restore(checkpoints.open_checkpoint(folder / f"step-{best}"), model=self.model)
+
+
+def peek_environment(world: World) -> dict[str, Any]:
+    """Return what the bits of a result depend on beside the config: versions, device, threads, processor."""
+    import peft
+    import tokenizers
+    import transformers
+
+    return {
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+            "peft": peft.__version__,
+        },
+        "hardware": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "world_size": world.size,
+    }
