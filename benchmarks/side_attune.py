@@ -1,0 +1,127 @@
+"""attune's side of cpu_vs_trl.py: one measurement, described by a JSON file.
+
+Prints one JSON object on the last line of stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from attune.config import Config
+
+
+def measure_training(job: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Tokens and seconds of the steps after the warm-up ones, through the same call that users make."""
+    import torch
+
+    from attune.train.run import finetune
+
+    torch.set_num_threads(job["threads"])
+    values = {
+        "model": job["model"],
+        "out": str(Path(folder) / "run"),
+        "device": "cpu",
+        "precision": "float32",
+        "seed": job["seed"],
+        "data.train": job["rows"],
+        "data.valid_share": 0.0,
+        "data.template": "none",
+        "data.max_length": job["max_length"],
+        "train.steps": job["steps"],
+        "train.batch_rows": job["batch_rows"],
+        "train.learning_rate": job["learning_rate"],
+        "checkpoint.every": job["steps"],
+    }
+    ends: list[float] = []
+    steps: list[Any] = []
+    corpora: list[Any] = []
+
+    def follow(kind: str, payload: Any) -> None:
+        if kind == "step":
+            ends.append(time.perf_counter())
+            steps.append(payload)
+        elif kind == "data":
+            corpora.append(payload.train)
+
+    finetune(Config().with_values(values), on_event=follow)
+    measured = steps[job["warmup"] :]
+    return {
+        "seconds": ends[-1] - ends[job["warmup"] - 1],
+        "steps": len(measured),
+        "tokens": sum(step.tokens for step in measured),
+        "learned_tokens": sum(step.learned_tokens for step in measured),
+        "computed_positions": sum(step.tokens for step in measured),
+        "rows": corpora[0].num_rows,
+        "learned_tokens_of_all_rows": corpora[0].num_learned,
+    }
+
+
+def measure_preparation(job: dict[str, Any], _: str) -> dict[str, Any]:
+    """Seconds from the file to the micro-batches of one epoch: read, render, tokenise, mask, verify, lay out."""
+    from attune.data.layout import lay_out
+    from attune.data.prepare import prepare
+    from attune.data.stream import Stream
+    from attune.data.tokenizer import load_tokenizer
+
+    values = {
+        "data.train": job["rows"],
+        "data.valid_share": 0.0,
+        "data.template": "none",
+        "data.max_length": job["max_length"],
+        "data.overlong": "cut",
+    }
+    config = Config().with_values(values)
+    tokenizer = load_tokenizer(Path(job["tokenizer"]))
+    begin = time.perf_counter()
+    prepared = prepare(config, tokenizer, model_length=None)
+    preparing = time.perf_counter() - begin
+    corpus = prepared.train
+    stream = Stream(corpus.lengths, seed=0, batch_rows=16, batch_tokens=0)
+    for step in range(1, stream.steps_per_epoch(0) + 1):
+        lay_out(corpus.lengths[stream.rows(step)], 4096)
+    return {
+        "seconds": time.perf_counter() - begin,
+        "preparing_seconds": preparing,
+        "rows_in": prepared.ledger.rows,
+        "rows": corpus.num_rows,
+        "tokens": len(corpus.tokens),
+        "learned_tokens": corpus.num_learned,
+    }
+
+
+def measure_encoding(job: dict[str, Any], _: str) -> dict[str, Any]:
+    """Seconds of the tokenizer's own batch encoding of the same text: the floor under any preparation."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(job["tokenizer"]) / "tokenizer.json"))
+    with Path(job["rows"]).open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    texts = [row["prompt"] + row["completion"] for row in rows]
+    begin = time.perf_counter()
+    encodings = tokenizer.encode_batch(texts)
+    return {
+        "seconds": time.perf_counter() - begin,
+        "rows_in": len(rows),
+        "rows": len(rows),
+        "tokens": sum(len(encoding.ids) for encoding in encodings),
+    }
+
+
+MEASURES = {"train": measure_training, "prepare": measure_preparation, "encode": measure_encoding}
+
+
+def main() -> None:
+    """Run the measurement that the JSON file named on the command line describes."""
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        result = MEASURES[job["kind"]](job, folder)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
