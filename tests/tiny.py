@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -43,10 +51,14 @@ CONFIGS: dict[str, PretrainedConfig] = {
 }
 
 
-def make_model(name: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0, attention: str = "exact") -> PreTrainedModel:
+def make_model(
+    name: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0, attention: str = "exact", positions: int = 128
+) -> PreTrainedModel:
     """Return a model with random weights, in evaluation mode; `attention` as attune's, or a name transformers knows."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=dtype).eval()
+    config = copy.deepcopy(CONFIGS[name])
+    config.max_position_embeddings = positions
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     for parameter in model.parameters():  # larger than the usual start, so that attention patterns matter
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     if attention == "exact":
@@ -84,3 +96,40 @@ def flat_batch(rows: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
         lengths=lengths,
         rows=tuple(range(len(lengths))),
     )
+
+
+def make_tokenizer() -> Tokenizer:
+    """Return a byte-level tokenizer without merges: 256 bytes and two control tokens, so every text round-trips."""
+    alphabet = sorted(ByteLevel.alphabet())
+    vocabulary = {"<|start|>": 0, "<|end|>": 1} | {piece: 2 + number for number, piece in enumerate(alphabet)}
+    tokenizer = Tokenizer(BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens(["<|start|>", "<|end|>"])
+    return tokenizer
+
+
+def write_model_folder(folder: Path, *, dropout: float = 0.0, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a tiny GPT-2 with its tokenizer as a model folder; GPT-2 because it has dropout of its own."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=258, n_embd=32, n_layer=2, n_head=2, n_positions=256, bos_token_id=0, eos_token_id=1,
+        attn_pdrop=dropout, embd_pdrop=dropout, resid_pdrop=dropout,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
+    make_tokenizer().save(str(folder / "tokenizer.json"))
+    names = {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "bos_token": "<|start|>", "eos_token": "<|end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return folder
+
+
+def write_rows(path: Path, number: int, *, seed: int = 0) -> Path:
+    """Write `number` distinct prompt/completion rows of varying length as JSONL."""
+    source = random.Random(seed)
+    words = "red green blue seven eight nine stone river cloud lamp".split()
+    with path.open("w") as file:
+        for row in range(number):
+            prompt = f"{row} " + " ".join(source.choices(words, k=source.randint(1, 6)))
+            completion = " ".join(source.choices(words, k=source.randint(1, 4)))
+            file.write(json.dumps({"prompt": prompt, "completion": completion}) + "\n")
+    return path

@@ -16,6 +16,7 @@ from attune.errors import ModelError
 from attune.types import Batch
 
 EXACT, VARLEN, PER_ROW = "exact", "varlen", "per_row"
+BLOCK = 128  # queries of a long document computed at once on a CPU, so that keys ahead of them are not computed for nothing
 _PREFIX = "attune_"  # the names under which transformers knows our functions
 
 
@@ -94,11 +95,35 @@ def exact_attention(
     dropout, scale = options.get("dropout", 0.0), options.get("scaling")
     parts = []
     for q, k, v in zip(*(part.split(documents.lengths, dim=2) for part in (query, key, value)), strict=True):
-        if cap is None and (window is None or q.shape[2] <= window):
-            parts.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]))
-        else:
+        windowed = window is not None and q.shape[2] > window
+        if cap is not None or windowed:
             parts.append(_written_out(q, k, v, window=window, cap=cap, dropout=dropout, scale=scale))
+        elif q.device.type == "cpu" and q.shape[2] > BLOCK + BLOCK // 4:
+            parts.append(_in_blocks(q, k, v, dropout=dropout, scale=scale))
+        else:
+            grouped = q.shape[1] != k.shape[1]
+            parts.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=grouped))
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float | None) -> Tensor:
+    """Causal attention of one long document, BLOCK queries at a time over the keys up to them: half the work of all pairs.
+
+    torch's CPU kernel computes nearly all pairs of a causal document; measured 1.3 to 1.5 times faster this way at 500 tokens.
+    """
+    length = q.shape[2]
+    row, column = torch.arange(BLOCK, device=q.device)[:, None], torch.arange(-length, BLOCK, device=q.device)[None, :]
+    band = torch.zeros(BLOCK, length + BLOCK, dtype=q.dtype, device=q.device).masked_fill_(column > row, float("-inf"))
+    parts = []
+    for first, queries in zip(range(0, length, BLOCK), q.split(BLOCK, dim=2), strict=True):
+        last = first + queries.shape[2]
+        mask = band[: queries.shape[2], length - first : length - first + last]  # key c is hidden from query r if c > first + r
+        parts.append(
+            F.scaled_dot_product_attention(
+                queries, k[:, :, :last], v[:, :, :last], attn_mask=mask, dropout_p=dropout, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+            )
+        )
+    return torch.cat(parts, dim=2)
 
 
 def _written_out(
