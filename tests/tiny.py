@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -24,8 +25,9 @@ from transformers import (
     Qwen3Config,
 )
 
+from attune.data.corpus import Corpus, Places
 from attune.model.attention import AttentionChoice, set_attention
-from attune.types import NOT_LEARNED, Batch
+from attune.types import NOT_LEARNED, Batch, Place
 
 VOCABULARY = 61
 _SIZES = {
@@ -133,3 +135,13 @@ def write_rows(path: Path, number: int, *, seed: int = 0) -> Path:
             completion = " ".join(source.choices(words, k=source.randint(1, 4)))
             file.write(json.dumps({"prompt": prompt, "completion": completion}) + "\n")
     return path
+
+
+def make_corpus(lengths: Sequence[int], *, seed: int = 0) -> Corpus:
+    """Return a corpus of random rows; the second half of each is learned."""
+    source = np.random.default_rng(seed)
+    learned = np.concatenate([np.arange(length) > length // 2 for length in lengths])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    tokens = source.integers(3, VOCABULARY, int(offsets[-1]), dtype=np.int32)
+    places = Places.of([Place("rows.jsonl", line + 1, 0) for line in range(len(lengths))])
+    return Corpus(tokens, learned, offsets, places, ("rows",) * len(lengths))

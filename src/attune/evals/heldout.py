@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from attune.data.batch import on_device, to_batch
+from attune.data.corpus import Corpus
 from attune.data.layout import lay_out
-from attune.data.prepare import Corpus
 from attune.model.loss import token_losses
 
 
@@ -60,10 +60,9 @@ def measure(model: nn.Module, corpus: Corpus, *, micro_tokens: int, device: torc
     model.eval()
     sums, counts = np.zeros(corpus.num_rows), np.zeros(corpus.num_rows, dtype=np.int64)
     right = 0
-    order = np.argsort(-corpus.lengths, kind="stable")  # rows of like length together; the longest first shows memory at once
-    for part in lay_out(corpus.lengths[order], micro_tokens):
-        rows = order[np.asarray(part)]
-        batch = on_device(to_batch(corpus, rows), device)
+    for part in lay_out(corpus.lengths, micro_tokens):
+        rows = np.asarray(part)
+        batch = on_device(to_batch(corpus, part), device)
         with arithmetic(precision, device):
             losses, is_right, positions = token_losses(model, batch)
         document = np.searchsorted(np.cumsum(batch.lengths), positions.cpu().numpy(), side="right")

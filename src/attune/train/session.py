@@ -13,8 +13,9 @@ from torch import nn
 
 from attune.config import Config
 from attune.data.batch import to_batch
+from attune.data.corpus import Corpus
 from attune.data.layout import lay_out
-from attune.data.prepare import Corpus, Prepared
+from attune.data.prepare import Prepared
 from attune.data.stream import Stream
 from attune.evals.heldout import Measured, measure
 from attune.model.adapter import attach_adapter, count
@@ -89,7 +90,7 @@ class Session:
 
     def _places(self, rows: Any) -> list[str]:
         """Return where rows of the corpus stand in their files."""
-        return [str(self.corpus.place(int(row))) for row in rows]
+        return [str(self.corpus.places[int(row)]) for row in rows]
 
     def train(self) -> Iterator[StepRecord]:
         """Train from the present step to the last, yielding each step's record; `progress` follows."""
