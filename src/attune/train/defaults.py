@@ -13,7 +13,6 @@ from attune.data.stream import Stream
 Resolved = dict[str, tuple[Any, str]]
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
-LONGEST_ROW = 4096
 _DIVISIONS = 10  # validations and printed lines in a run
 
 
@@ -25,6 +24,8 @@ class Facts:
     device: str
     steps_per_epoch: int
     has_valid: bool
+    max_length: int
+    max_length_reason: str
 
 
 def learning_rate_for(kind: str, parameters: int) -> float:
@@ -57,6 +58,7 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
         settle("precision", "mixed", "float32 weights keep small updates, bfloat16 arithmetic is fast")
     else:
         settle("precision", "bfloat16", "frozen weights need no more; the adapter itself is float32")
+    settle("data.max_length", facts.max_length, facts.max_length_reason)
     steps = settle(
         "train.steps",
         max(1, round(config.train.epochs * facts.steps_per_epoch)),
@@ -69,15 +71,6 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
     settle("checkpoint.every", valid_every, "at each validation")
     settle("log.every", every, f"about {_DIVISIONS} lines in {steps} steps")
     return config.with_values({key: value for key, (value, _) in found.items()}), found
-
-
-def longest_row(config: Config, model_length: int | None) -> tuple[Config, Resolved]:
-    """Return the config with data.max_length settled: what the model can attend to, at most 4096 tokens."""
-    if config.data.max_length != "auto":
-        return config, {}
-    value = min(model_length or LONGEST_ROW, LONGEST_ROW)
-    reason = f"the model attends to {model_length:,} positions" if model_length else "the model does not say how far it attends"
-    return config.with_values({"data.max_length": value}), {"data.max_length": (value, reason)}
 
 
 def steps_in_epoch(lengths: Sequence[int], config: Config) -> int:

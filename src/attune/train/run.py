@@ -20,7 +20,7 @@ from attune.data.tokenizer import Tokenizer, load_tokenizer
 from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError, UserError
 from attune.model.folder import count_parameters, locate, model_length
 from attune.record import RunFolder, plain
-from attune.train.defaults import Facts, Resolved, longest_row, resolve, steps_in_epoch
+from attune.train.defaults import Facts, Resolved, resolve, steps_in_epoch
 from attune.train.stop import EXIT_CODES, StopRequest
 
 if TYPE_CHECKING:  # torch and transformers are imported only after the data were found good
@@ -58,7 +58,6 @@ def gather(config: Config, tell: Listener) -> Inputs:
         raise ConfigError("data.train: which rows? Give a file: attune train DATA --model MODEL")
     base = locate(config.model)
     tokenizer = load_tokenizer(base)
-    config, resolved = longest_row(config, model_length(base))
     prepared = prepare(config, tokenizer, model_length=model_length(base))
     tell("data", prepared)
     from attune.world import resolve_device
@@ -68,9 +67,10 @@ def gather(config: Config, tell: Listener) -> Inputs:
         device=resolve_device(config.device),
         steps_per_epoch=steps_in_epoch(prepared.train.lengths, config),
         has_valid=prepared.valid is not None,
+        max_length=prepared.max_length,
+        max_length_reason=prepared.max_length_reason,
     )
-    config, more = resolve(config, facts)
-    resolved |= more
+    config, resolved = resolve(config, facts)
     tell("resolved", resolved)
     return Inputs(config, resolved, base, tokenizer, prepared)
 
