@@ -253,7 +253,7 @@ def test_no_machine_paths(folder: str) -> None:
 GOOD_TREE = {
     "__init__.py": '"""The face."""\n\n\ndef finetune():\n    from attune.train.run import finetune\n',
     "errors.py": '"""Errors."""\n',
-    "config.py": '"""Settings."""\n\nimport attune\nfrom attune.errors import UserError\n\nVERSION = attune.__version__\n',
+    "config.py": '"""Settings."""\n\nimport attune\nfrom attune.errors import UserError\n\nV = attune.__version__\n',
     "config_file.py": '"""Files of settings."""\n\nfrom attune.config import Config\n',
     "data/__init__.py": '"""Data."""\n',
     "data/read.py": '"""Rows."""\n\nfrom attune import __version__\nfrom attune.errors import DataError\n',
