@@ -1,0 +1,188 @@
+"""One data file on its way to tokens: read, rendered, encoded and masked in chunks, with every row's fate noted."""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from tokenizers import Encoding
+
+from attune.data.corpus import STATES, Corpus, Places
+from attune.data.intake import EmptyRow, Intake
+from attune.data.mask import Masker
+from attune.data.overlong import Policy, Toll, shorten
+from attune.data.read import BadRow
+from attune.data.split import MOST_ROWS, draw
+from attune.data.template import Rendered
+from attune.types import Encoded, Example, Place, RowState
+
+CHUNK_ROWS = 1024  # rows encoded at once: enough to keep all cores busy, few enough to hold in memory
+
+
+@dataclass
+class Fates:
+    """What became of every input row of a file, in file order."""
+
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    states: array[int] = field(default_factory=lambda: array("b"))
+    reasons: array[int] = field(default_factory=lambda: array("h"))
+    tokens: array[int] = field(default_factory=lambda: array("q"))  # 0 where the row was never encoded
+    kept: array[int] = field(default_factory=lambda: array("q"))  # of these, how many are trained on or held out
+    words: dict[str, int] = field(default_factory=lambda: {"": 0})
+
+    def note(self, place: Place, state: RowState, reason: str = "") -> int:
+        """Add a row and return its number."""
+        self.lines.append(place.line)
+        self.offsets.append(place.offset)
+        self.states.append(STATES.index(state))
+        self.reasons.append(self.words.setdefault(reason, len(self.words)))
+        self.tokens.append(0)
+        self.kept.append(0)
+        return len(self.lines) - 1
+
+    def change(self, row: int, state: RowState, reason: str = "") -> None:
+        """Set what became of a row."""
+        self.states[row] = STATES.index(state)
+        self.reasons[row] = self.words.setdefault(reason, len(self.words))
+
+
+class Collection:
+    """A file's rows as they come to be flat arrays; `run` fills it once."""
+
+    def __init__(self, intake: Intake, masker: Masker, *, limit: int, policy: Policy) -> None:
+        self.intake, self.masker = intake, masker
+        self.limit, self.policy = limit, policy
+        self.fates, self.toll = Fates(), Toll()
+        self.learned_in = 0
+        self.draws = array("d")  # of each trained piece
+        self.rows_of = array("q")  # the input row of each trained piece
+        self.lowest: list[tuple[float, int, Example]] = []  # a heap of the rows with the lowest draws, highest first
+        self.examples: list[Example] = []
+        self._keeps_examples = False
+        self._tokens: list[np.ndarray] = []
+        self._learned: list[np.ndarray] = []
+        self._lengths, self._weights = array("q"), array("f")
+
+    def run(self, *, draw_seed: int | None, keeps_examples: bool = False) -> None:
+        """Take the whole file in; with a seed, rows also draw lots for being held out.
+
+        The examples of rows that may be held out stay in `lowest`, those of all rows in `examples` where asked.
+
+        Raises: DataError when the file or too many of its rows cannot be used; TemplateError when a row's learned
+        tokens cannot be proved.
+        """
+        self._keeps_examples = keeps_examples
+        with ThreadPoolExecutor(1) as pool:
+            waiting: tuple[list[tuple[int, Example]], list[Rendered], Future[list[Encoding]]] | None = None
+            for chunk in self._chunks():
+                rendered = [self.masker.template.render(example) for _, example in chunk]
+                future = pool.submit(self.masker.encode_texts, rendered)
+                if waiting:
+                    self._finish(*waiting, draw_seed=draw_seed)
+                waiting = (chunk, rendered, future)
+            if waiting:
+                self._finish(*waiting, draw_seed=draw_seed)
+        self.intake.refuse_bad_rows()
+
+    def _chunks(self) -> Iterator[list[tuple[int, Example]]]:
+        """Yield the usable rows in chunks with their numbers; once there are too many bad rows only look for more."""
+        chunk: list[tuple[int, Example]] = []
+        for row in self.intake.stream():
+            if isinstance(row, BadRow):
+                self.fates.note(row.place, "dropped", f"bad row: {row.kind}")
+            elif isinstance(row, EmptyRow):
+                self.fates.note(row.place, "dropped", "empty answer")
+            else:
+                number = self.fates.note(row.place, "used")
+                if len(self.intake.bad) <= self.intake.config.skip_bad_rows:
+                    chunk.append((number, row))
+            if len(chunk) == CHUNK_ROWS:
+                yield chunk
+                chunk = []
+        if chunk and len(self.intake.bad) <= self.intake.config.skip_bad_rows:
+            yield chunk
+
+    def _finish(
+        self,
+        chunk: Sequence[tuple[int, Example]],
+        rendered: Sequence[Rendered],
+        future: Future[list[Encoding]],
+        *,
+        draw_seed: int | None,
+    ) -> None:
+        """Add a chunk whose texts have been encoded."""
+        rows = self.masker.finish([example for _, example in chunk], rendered, future.result())
+        pieces: list[Encoded] = []
+        for (number, example), row in zip(chunk, rows, strict=True):
+            kept = self._kept(number, row)
+            if not kept:
+                continue
+            if self._keeps_examples:
+                self.examples.append(example)
+            lot = 0.0 if draw_seed is None else draw(example, draw_seed)
+            if draw_seed is not None:
+                self._remember(lot, number, example)
+            for piece in kept:
+                self.draws.append(lot)
+                self.rows_of.append(number)
+            pieces += kept
+        if pieces:
+            self._tokens.append(np.concatenate([piece.tokens for piece in pieces]))
+            self._learned.append(np.concatenate([piece.learned for piece in pieces]))
+            self._lengths.extend(len(piece.tokens) for piece in pieces)
+            self._weights.extend(piece.weight for piece in pieces)
+
+    def _kept(self, number: int, row: Encoded) -> list[Encoded]:
+        """Return what is trained of a row, and note its fate and its tokens."""
+        learned = int(np.count_nonzero(row.learned))
+        length = self.fates.tokens[number] = len(row.tokens)
+        self.learned_in += learned
+        if not learned:
+            self.fates.change(number, "dropped", "nothing to learn")
+            return []
+        if length <= self.limit:
+            self.fates.kept[number] = length
+            return [row]
+        self.toll.count(row, self.limit, self.policy)
+        kept, self.fates.kept[number] = shorten(row, self.limit, self.policy)
+        if not kept:
+            self.fates.change(number, "dropped", "too long")
+        elif self.policy == "cut":
+            self.fates.change(number, "cut", "too long")
+        else:
+            self.fates.change(number, "used", f"split into {len(kept)} pieces")
+        return kept
+
+    def _remember(self, lot: float, number: int, example: Example) -> None:
+        """Keep the examples that may be held out: those with the lowest draws."""
+        entry = (-lot, -number, example)
+        if len(self.lowest) < MOST_ROWS:
+            heapq.heappush(self.lowest, entry)
+        elif entry[:2] > self.lowest[0][:2]:
+            heapq.heapreplace(self.lowest, entry)
+
+    @property
+    def num_pieces(self) -> int:
+        """How many rows or pieces of rows are there to train on."""
+        return len(self._lengths)
+
+    def corpus(self) -> Corpus:
+        """Return all trained pieces as flat arrays."""
+        fates = self.fates
+        rows = np.frombuffer(self.rows_of, np.int64) if len(self.rows_of) else np.zeros(0, np.int64)
+        lines = np.array(fates.lines, dtype=np.int64)[rows]
+        offsets = np.array(fates.offsets, dtype=np.int64)[rows]
+        weights = np.array(self._weights, dtype=np.float32)
+        return Corpus(
+            np.concatenate(self._tokens) if self._tokens else np.zeros(0, np.int32),
+            np.concatenate(self._learned) if self._learned else np.zeros(0, bool),
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(self._lengths, dtype=np.int64))]),
+            Places((self.intake.path,), np.zeros(len(rows), np.int16), lines, offsets),
+            (self.intake.path,) * len(rows),
+            None if bool((weights == 1).all()) else weights,
+        )

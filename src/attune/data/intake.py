@@ -1,0 +1,186 @@
+"""A data file taken in: a stream of examples in file order, with every bad row and every oddity counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from attune.config import DataConfig
+from attune.data.read import BadRow, RawRow, file_form, read_rows
+from attune.data.schema import WORDS, Layout, check_columns, detect_layout, has_empty_answer, rename_columns, to_example
+from attune.errors import DataError
+from attune.types import Example, Place
+
+FIRST_ROWS = 1000  # the layout of a file is what most of its first rows have
+NAMED_LINES = 5  # how many lines a message names
+
+Oddity = Literal["nul", "not-json-number"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyRow:
+    """A row whose answer is empty and which is dropped for it."""
+
+    place: Place
+
+
+@dataclass
+class Intake:
+    """What was seen while a file was read; complete when its stream has ended."""
+
+    path: str
+    config: DataConfig
+    rows: int = 0
+    form: str = ""
+    layout: Layout | None = None
+    bad: list[BadRow] = field(default_factory=list)
+    oddities: dict[Oddity, list[Place]] = field(default_factory=dict)
+    empty: list[Place] = field(default_factory=list)
+    layouts: Counter[str] = field(default_factory=Counter)
+    other_lines: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def stated(self) -> str:
+        """How the file was read, in words."""
+        return f"{self.form} of {self.rows} rows: {WORDS[self.layout] if self.layout else 'no known layout'}"
+
+    def stream(self) -> Iterator[Example | EmptyRow | BadRow]:
+        """Yield every row as an Example, or as what is wrong with it.
+
+        Raises: DataError when the file cannot be read at all, or when no row has a known layout.
+        """
+        check_columns(self.config.columns)
+        rows = read_rows(self.path, max_row_bytes=self.config.max_row_bytes)
+        first = list(islice(rows, FIRST_ROWS))
+        self.form = file_form(self.path)
+        self.layout = self._commonest_layout(first)
+        for row in first:
+            yield self._take(row)
+        first.clear()
+        for row in rows:
+            yield self._take(row)
+
+    def refuse_bad_rows(self) -> None:
+        """Raise DataError when there are more bad rows than data.skip_bad_rows allows."""
+        if len(self.bad) > self.config.skip_bad_rows:
+            raise DataError(self._bad_text())
+
+    def _commonest_layout(self, rows: list[RawRow | BadRow]) -> Layout | None:
+        counts: Counter[Layout] = Counter()
+        for row in rows:
+            if isinstance(row, RawRow):
+                layout = detect_layout(rename_columns(row.row.value, self.config.columns))
+                if layout:
+                    counts[layout] += 1
+        if counts:
+            return counts.most_common(1)[0][0]
+        good = next((row for row in rows if isinstance(row, RawRow)), None)
+        if good is not None:
+            raise DataError(self._no_layout_text(good))
+        return None
+
+    def _no_layout_text(self, row: RawRow) -> str:
+        keys = list(map(str, row.row.value))
+        listed = ", ".join(keys[:8]) or "none"
+        own = [*keys, "question", "answer"]
+        return (
+            f"{row.row.place} has keys: {listed}; that is no layout attune knows.\n"
+            "Known: messages; conversations; prompt + completion; instruction + output; question + answer; text.\n"
+            f'Map yours: data.columns.prompt = "{own[0]}", data.columns.completion = "{own[1]}".'
+        )
+
+    def _take(self, row: RawRow | BadRow) -> Example | EmptyRow | BadRow:
+        self.rows += 1
+        if isinstance(row, BadRow):
+            return self._refuse(row)
+        place = row.row.place
+        value = rename_columns(row.row.value, self.config.columns)
+        layout = self.layout
+        if layout is None or detect_layout(value) != layout:
+            return self._refuse_layout(place, list(map(str, value)))
+        self.layouts[layout] += 1
+        for note in row.notes:
+            self.oddities.setdefault(note, []).append(place)  # type: ignore[arg-type]
+        example = to_example(row, value, layout, self.config.mask)
+        if isinstance(example, BadRow):
+            return self._refuse(example)
+        if self.config.on_empty != "keep" and has_empty_answer(example):
+            if self.config.on_empty == "error":
+                return self._refuse(BadRow(place, "empty answer", 'has an empty answer (data.on_empty is "error")'))
+            self.empty.append(place)
+            return EmptyRow(place)
+        return example
+
+    def _refuse(self, row: BadRow) -> BadRow:
+        self.bad.append(row)
+        return row
+
+    def _refuse_layout(self, place: Place, keys: list[str]) -> BadRow:
+        """Note a row whose layout is not the file's."""
+        named = detect_layout(keys)
+        self.layouts[named or "none"] += 1
+        self.other_lines.setdefault(named or "none", []).append(place.line)
+        listed = ", ".join(keys[:6]) or "none"
+        return self._refuse(BadRow(place, f"layout {named or 'unknown'}", f"has keys: {listed}"))
+
+    def _bad_text(self) -> str:
+        """Return at most six lines: a line for each kind of fault with its first row, then what to do."""
+        kinds: dict[str, list[BadRow]] = {}
+        for row in self.bad:
+            kinds.setdefault(row.kind, []).append(row)
+        lines = [self._kind_text(kind, rows) for kind, rows in kinds.items()]
+        if len(lines) > 4:
+            rest = sum(len(rows) for rows in list(kinds.values())[3:])
+            lines = [*lines[:3], f"and {rest} rows with {len(kinds) - 3} other faults."]
+        count = len(self.bad)
+        total = f"{count} bad row{'s' * (count != 1)} of {self.rows}; {self.rows - count} good."
+        return "\n".join([*lines, f"{total} Mend them, or drop them with data.skip_bad_rows = {count}."])
+
+    def _kind_text(self, kind: str, rows: list[BadRow]) -> str:
+        place, text = rows[0].place, rows[0].text
+        if kind.startswith("layout ") and self.layout:
+            text = self._layout_text(kind.removeprefix("layout "), rows)
+            if text.startswith("lines "):
+                return f"{self.path}: {text}"
+        more = f" ({also(rows)})" if len(rows) > 1 else ""
+        column = ":" if text.startswith("column ") else " "
+        where, text = (
+            (f"{place}:{text[7:].split(':')[0]}", text.split(":", 1)[1].strip())
+            if column == ":"
+            else (str(place), text)
+        )
+        return f"{where} {text}{more}."
+
+    def _layout_text(self, named: str, rows: list[BadRow]) -> str:
+        mine = self.layouts[self.layout or ""]
+        lines = [row.place.line for row in rows]
+        if named != "unknown" and len(rows) >= 2 and len(rows) * 5 >= mine:
+            name = WORDS[named].split(" (")[0]  # type: ignore[index]
+            mine_name = WORDS[self.layout].split(" (")[0] if self.layout else ""
+            return f"lines {lines[0]}-{lines[-1]} are {name}, the other {mine} rows {mine_name}: split the file"
+        keys = " + ".join(WORDS[self.layout].split(" (")[0].split("/")) if self.layout else ""
+        return f"{rows[0].text}; other {mine} rows have: {keys}. One format per file"
+
+
+def also(rows: list[BadRow]) -> str:
+    """Return how many more rows have the same fault, and the lines of the first ones."""
+    lines = [str(row.place.line) for row in rows[1 : 1 + NAMED_LINES]]
+    dots = ", ..." if len(rows) - 1 > NAMED_LINES else ""
+    return f"{len(rows) - 1} more: line{'s' * (len(rows) > 2)} {', '.join(lines)}{dots}"
+
+
+def read_examples(path: str | Path, config: DataConfig) -> list[Example]:
+    """Return the examples of a whole file, without rows whose answer is empty.
+
+    Raises: DataError when the file cannot be read or has more bad rows than data.skip_bad_rows allows.
+    """
+    intake = Intake(str(path), config)
+    examples = [row for row in intake.stream() if isinstance(row, Example)]
+    intake.refuse_bad_rows()
+    if not examples:
+        raise DataError(f"{path}: no usable row of {intake.rows}; {len(intake.empty)} have an empty answer.")
+    return examples

@@ -1,0 +1,103 @@
+"""Rows over the longest length: dropped, cut or split, with what each way costs in rows and learned tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from attune.errors import DataError
+from attune.types import Encoded, Finding, Place
+
+Policy = Literal["drop", "cut", "split", "error"]
+
+
+@dataclass
+class Toll:
+    """What over-long rows cost, for every policy, counted while rows go by."""
+
+    rows: int = 0
+    learned: int = 0  # learned tokens of all over-long rows
+    learned_past: int = 0  # those that stand after the longest length: what a cut loses
+    without_answer: int = 0  # rows with no learned token within the longest length
+    longest: int = 0
+    shortest_need: int = 0  # the smallest length at which one of the dropped rows would have been kept
+    first: tuple[tuple[Place, int], ...] = field(default=())
+
+    def count(self, row: Encoded, limit: int, policy: Policy) -> None:
+        """Take an over-long row into account."""
+        length = len(row.tokens)
+        within = int(row.learned[:limit].sum())
+        learned = int(row.learned.sum())
+        self.rows += 1
+        self.learned += learned
+        self.learned_past += learned - within
+        self.without_answer += within == 0
+        self.longest = max(self.longest, length)
+        need = int(np.argmax(row.learned)) + 1 if policy == "cut" else length
+        self.shortest_need = min(self.shortest_need or need, need)
+        if len(self.first) < 5:
+            self.first = (*self.first, (row.place, length))
+
+
+def shorten(row: Encoded, limit: int, policy: Policy) -> tuple[list[Encoded], int]:
+    """Return what is trained of an over-long row (nothing, its beginning, or pieces of it) and how many of its tokens.
+
+    A cut answer keeps no end token, because that stands at its end. Pieces overlap by one token, which only gives the
+    next one something to be predicted from, so every learned token is learned once. Raises: DataError for `error`.
+    """
+    if policy == "error":
+        raise DataError(
+            f'{row.place} has {len(row.tokens)} tokens, data.max_length is {limit}, and data.overlong is "error".\n'
+            'Set a larger data.max_length, or data.overlong = "drop", "cut" or "split".'
+        )
+    if policy == "drop":
+        return [], 0
+    length = len(row.tokens)
+    if policy == "cut":
+        pieces = [(0, _piece(row, 0, limit, "cut"))]
+    else:
+        starts = range(0, length - 1, max(1, limit - 1))
+        pieces = [(start, _piece(row, start, start + limit, "used")) for start in starts]
+    kept = [(start, piece) for start, piece in pieces if piece.learned.any()]
+    covered, end = 0, 0
+    for start, piece in kept:
+        covered += start + len(piece.tokens) - max(start, end)
+        end = start + len(piece.tokens)
+    return [piece for _, piece in kept], covered
+
+
+def _piece(row: Encoded, start: int, end: int, state: Literal["cut", "used"]) -> Encoded:
+    learned = row.learned[start:end].copy()
+    learned[:1] = False
+    return Encoded(row.place, row.tokens[start:end], learned, state, row.source, row.weight)
+
+
+def toll_finding(toll: Toll, *, rows: int, learned: int, limit: int, policy: Policy) -> Finding:
+    """Return the finding that states what the policy costs, and what the others would.
+
+    `rows` and `learned`: all rows and their learned tokens, over-long ones included.
+    """
+    place, length = toll.first[0]
+    share = toll.learned / max(1, learned)
+    past = toll.learned_past / max(1, learned)
+    ways = {
+        "drop": f"drop loses {toll.rows} rows and {toll.learned} learned tokens ({share:.1%})",
+        "cut": f"cut loses {toll.without_answer} rows and {toll.learned_past} learned tokens ({past:.1%})",
+        "split": "split loses no learned token, only context",
+    }
+    others = "; ".join(text for name, text in ways.items() if name != policy)
+    lost = toll.learned if policy == "drop" else toll.learned_past if policy == "cut" else 0
+    has = "has" if toll.without_answer == 1 else "have"
+    return Finding(
+        id="D12",
+        name="too-long",
+        severity="warning" if lost > 0.005 * learned else "info",
+        rows=toll.rows,
+        share=toll.rows / max(1, rows),
+        message=f"{toll.rows} of {rows} rows are over {limit} tokens (line {place.line}: {length}; longest {toll.longest}); "
+        f"{toll.without_answer} {has} no answer token within {limit}. {ways.get(policy, '')}",
+        fix=f"data.max_length = {toll.longest} keeps all; {others}.",
+        examples=tuple({"file": p.file, "line": p.line, "text": f"{n} tokens"} for p, n in toll.first),
+    )

@@ -1,0 +1,99 @@
+"""Which rows each step takes, as a pure function of seed, epoch and step: a run goes on anywhere without replaying."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+
+class Stream:
+    """The endless order of rows: every epoch is one pass in an order of its own; a step never crosses an epoch.
+
+    A step takes `batch_rows` rows; with `batch_tokens` above 0 it takes rows while they hold at most that many tokens
+    (at least one row). The last step of an epoch takes what is left. Steps count from 1, epochs from 0.
+    """
+
+    def __init__(self, lengths: NDArray[np.integer], *, seed: int, batch_rows: int, batch_tokens: int = 0) -> None:
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        if not len(self.lengths):
+            raise ValueError("a stream needs at least one row")
+        self.seed, self.batch_rows, self.batch_tokens = seed, batch_rows, batch_tokens
+        # results of pure functions, kept because they are asked for again at every step
+        self._ends = [0]  # steps before each epoch
+        self._kept: dict[int, tuple[Rows, Rows]] = {}
+
+    def steps_per_epoch(self, epoch: int = 0) -> int:
+        """Return how many steps an epoch has."""
+        if not self.batch_tokens:
+            return -(-len(self.lengths) // self.batch_rows)
+        return len(self._epoch(epoch)[1]) - 1
+
+    def rows(self, step: int) -> Rows:
+        """Return the rows of a step, int64 [rows], in the order in which they are taken."""
+        epoch, number = self._locate(step)
+        order, cuts = self._epoch(epoch)
+        return order[cuts[number] : cuts[number + 1]]
+
+    def epoch(self, step: int) -> float:
+        """Return how many passes over the rows are done after a step, with fraction; 0.0 before step 1."""
+        if step < 1:
+            return 0.0
+        epoch, number = self._locate(step)
+        return epoch + float(self._epoch(epoch)[1][number + 1]) / len(self.lengths)
+
+    def _locate(self, step: int) -> tuple[int, int]:
+        """Return the epoch of a step and its number within it, both from 0."""
+        if step < 1:
+            raise ValueError(f"steps count from 1, got {step}")
+        if not self.batch_tokens:
+            return divmod(step - 1, self.steps_per_epoch())
+        while self._ends[-1] < step:
+            self._ends.append(self._ends[-1] + self.steps_per_epoch(len(self._ends) - 1))
+        epoch = bisect_right(self._ends, step - 1) - 1
+        return epoch, step - 1 - self._ends[epoch]
+
+    def _epoch(self, epoch: int) -> tuple[Rows, Rows]:
+        """Return an epoch's order of rows and where its steps begin in it (with the end)."""
+        if epoch not in self._kept:
+            if len(self._kept) >= 2:
+                self._kept.pop(next(iter(self._kept)))
+            order = shuffled(len(self.lengths), seed=self.seed, epoch=epoch)
+            self._kept[epoch] = (order, self._cuts(order))
+        return self._kept[epoch]
+
+    def _cuts(self, order: Rows) -> Rows:
+        count = len(order)
+        if not self.batch_tokens:
+            return np.append(np.arange(0, count, self.batch_rows), count)
+        ends = np.cumsum(self.lengths[order])
+        cuts = [0]
+        while cuts[-1] < count:
+            before = int(ends[cuts[-1] - 1]) if cuts[-1] else 0
+            fits = int(np.searchsorted(ends, before + self.batch_tokens, side="right"))
+            cuts.append(max(fits, cuts[-1] + 1))
+        return np.array(cuts, dtype=np.int64)
+
+
+def shuffled(count: int, *, seed: int, epoch: int) -> Rows:
+    """Return the rows 0 to count - 1 in an order that depends on seed and epoch alone.
+
+    Rows are sorted by a hash of (seed, epoch, row): plain integer arithmetic, the same on every machine and with every
+    version of numpy, whose own generators promise no such thing.
+    Source: SplitMix64, Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+    """
+    start = int(_mix(np.array([seed % 2**64], dtype=np.uint64))[0]) ^ (epoch + 1)
+    key = _mix(np.array([start], dtype=np.uint64))
+    rows: NDArray[np.uint64] = np.arange(count, dtype=np.uint64)
+    return np.argsort(_mix(np.add(key, rows)), kind="stable").astype(np.int64)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return SplitMix64 of each value; arithmetic is modulo 2**64."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.bitwise_xor(values, values >> np.uint64(31))

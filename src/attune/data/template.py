@@ -1,0 +1,416 @@
+"""Chat templates: a conversation as one text, with the place of every turn in it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from jinja2 import nodes
+
+from attune.data.sandbox import MAX_WORK, WORK_PER_TURN, Sandbox
+from attune.data.tokenizer import Tokenizer
+from attune.errors import ConfigError, TemplateError
+from attune.types import Example, Message
+
+# The answer begins after a line break and ends at the end token: both are places where tokens end of themselves.
+PLAIN = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ 'Assistant:\\n' + message['content'] + eos_token }}"
+    "{% else %}{{ message['role'] | capitalize + ': ' + message['content'] + '\\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:\\n' }}{% endif %}"
+)
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+NONE = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+NAMED = {"plain": PLAIN, "chatml": CHATML, "none": NONE}
+PROVED_FIRST, PROVED_EVERY = (
+    16,
+    64,
+)  # rows of a shape that are rendered by Jinja too: the first ones, then one in so many
+
+
+class Turn(NamedTuple):
+    """An answer in a rendered text: what the model must write after the generation prompt, terminator included."""
+
+    message: int  # its index in the conversation
+    start: int
+    end: int
+    border: str  # the template's own text just before it; empty where that is not known
+    expected: str  # what the learned tokens must say
+    is_rewritten: bool = False  # the text before it is not what the model sees when it answers here
+    is_changed: bool = False  # the template did not keep the answer's own words
+
+
+class Rendered(NamedTuple):
+    """A conversation as text: `contents` are the spans of the messages' own words (the rest is the template's)."""
+
+    text: str
+    contents: tuple[tuple[int, int], ...] | None
+    turns: tuple[Turn, ...]
+
+
+class ShapeMismatchError(Exception):
+    """A row of a known shape that Jinja renders otherwise than the compiled pieces: compile no more, start again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How conversations with the same roles read: the template's text before, between and after the contents.
+
+    `turns` holds, for each answer: message index, characters learned before its content, after it, rewritten or not.
+    """
+
+    pieces: tuple[str, ...]
+    turns: tuple[tuple[int, int, int, bool], ...]
+
+
+class ChatTemplate:
+    """A template opened for one tokenizer. `terminator` ends an answer; `stop_ids` end a generation."""
+
+    def __init__(self, name: str, source: str, tokenizer: Tokenizer, reason: str) -> None:
+        self.name, self.source, self.reason = name, source, reason
+        self.tokenizer = tokenizer
+        self.compiles = True
+        self._sandbox = Sandbox()
+        try:
+            self._jinja = self._sandbox.open(source)
+        except (jinja2.TemplateSyntaxError, RecursionError) as error:
+            line = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            raise TemplateError(
+                f'chat template {name}{line}: {error}.\nMend it, or use data.template = "plain".'
+            ) from error
+        self._triggers = tuple(_literals_tested(self._sandbox.parse(source)))
+        self._strips = "strip" in source or "trim" in source
+        self._shapes: dict[tuple[str, ...], Shape | None] = {}
+        self._seen: dict[tuple[str, ...], int] = {}
+        self.terminator = ""
+        self.terminator = self._find_terminator()
+        last = tokenizer.encode(self.terminator)[-1]
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((last, *tokenizer.stop_ids)))
+
+    def render(self, example: Example) -> Rendered:
+        """Return a conversation (or plain text) as the text to train on.
+
+        Raises: TemplateError when the template refuses the row or drops its last answer's prompt.
+        """
+        if example.text is not None:
+            return self._render_text(example.text)
+        shape_key = tuple([message.role for message in example.messages])
+        if self.compiles and not example.tools and all(map(self._is_simple, example.messages)):
+            shape = self._shape(shape_key, example)
+            if shape is not None:
+                rendered = _fill(shape, example.messages, self.terminator)
+                self._prove(shape_key, example, rendered)
+                return rendered
+        return self._render_slowly(example)
+
+    def render_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """Return what the model sees when it is asked to answer: the conversation and the generation prompt."""
+        return self._run([_to_dict(message) for message in messages], tools, asks=True)
+
+    def _render_text(self, text: str) -> Rendered:
+        bos = (self.tokenizer.bos_token or "") if self.tokenizer.adds_bos else ""
+        whole = f"{bos}{text}{self.tokenizer.eos_token}"
+        return Rendered(whole, ((len(bos), len(bos) + len(text)),), ())
+
+    def _is_simple(self, message: Message) -> bool:
+        """Return whether a template can only copy this message's content, whatever the content says."""
+        content = message.content
+        if not content or message.tool_calls or message.reasoning or message.name:
+            return False
+        if self._strips and (content[0].isspace() or content[-1].isspace()):
+            return False
+        return not any(literal in content for literal in self._triggers)
+
+    def _run(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, asks: bool) -> str:
+        """Return Jinja's own rendering. Raises: TemplateError with the template's complaint."""
+        self._sandbox.budget = MAX_WORK + WORK_PER_TURN * len(messages)
+        names = self.tokenizer
+        try:
+            return self._jinja.render(
+                messages=messages,
+                tools=list(tools) or None,
+                add_generation_prompt=asks,
+                bos_token=names.bos_token or "",
+                eos_token=names.eos_token or "",
+            )
+        except (
+            jinja2.TemplateError,
+            RecursionError,
+            TypeError,
+            KeyError,
+            ValueError,
+            AttributeError,
+            MemoryError,
+            IndexError,
+        ) as error:
+            text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise TemplateError(f"chat template {self.name}: {text}") from error
+
+    def _find_terminator(self) -> str:
+        """Return what ends an answer: the text after it up to the first control token."""
+        messages = [{"role": "user", "content": _mark(0)}, {"role": "assistant", "content": _mark(1)}]
+        text = self._run(messages, (), asks=False)
+        if text.count(_mark(0)) < 1 or text.count(_mark(1)) != 1:
+            raise TemplateError(
+                f"chat template {self.name} does not show the text of its messages.\nUse another with data.template."
+            )
+        tail = text[text.index(_mark(1)) + len(_mark(1)) :]
+        ends = [(tail.index(c.text), -len(c.text)) for c in self.tokenizer.controls if c.text in tail]
+        if not ends:
+            if self.tokenizer.eos_id is None:
+                raise TemplateError(_no_end_token(self.tokenizer))
+            raise TemplateError(
+                f"chat template {self.name} puts no control token after an answer: replies would never stop.\n"
+                'Write {{ eos_token }} after the answer, or use data.template = "plain".'
+            )
+        asked = self._run(messages[:1], (), asks=True)
+        if asked == self._run(messages[:1], (), asks=False) and not text.startswith(asked + _mark(1)):
+            raise TemplateError(
+                f"chat template {self.name} has no generation prompt: the model would have to write the answer's heading itself.\n"
+                "Add {% if add_generation_prompt %}...{% endif %} at its end."
+            )
+        start, length = min(ends)
+        return tail[: start - length]
+
+    def _shape(self, key: tuple[str, ...], example: Example) -> Shape | None:
+        if key not in self._shapes:
+            self._shapes[key] = self._compile(key, example)
+        return self._shapes[key]
+
+    def _compile(self, roles: tuple[str, ...], example: Example) -> Shape | None:
+        """Return the pieces of text around the contents of such conversations; None if they cannot be told apart."""
+        messages = [{"role": role, "content": _mark(number)} for number, role in enumerate(roles)]
+        text = self._run_for(example, messages)
+        bounds, position = [], 0
+        for number in range(len(roles)):
+            mark = _mark(number)
+            if text.count(mark) != 1 or text.index(mark) < position:
+                return None
+            position = text.index(mark) + len(mark)
+            bounds.append((position - len(mark), position))
+        starts = [0, *(end for _, end in bounds)]
+        ends = [*(start for start, _ in bounds), len(text)]
+        pieces = tuple(text[start:end] for start, end in zip(starts, ends, strict=True))
+        turns = []
+        for number, role in enumerate(roles):
+            if role == "assistant":
+                asked = self._run_for(example, messages[:number], asks=True)
+                start, end = bounds[number]
+                follows = text.startswith(asked) and len(asked) <= start and len(asked) >= starts[number]
+                learned_after = len(self.terminator) if text.startswith(self.terminator, end) else 0
+                turns.append((number, start - len(asked) if follows else 0, learned_after, not follows))
+        return Shape(pieces, tuple(turns))
+
+    def _run_for(self, example: Example, messages: Sequence[Mapping[str, Any]], *, asks: bool = False) -> str:
+        try:
+            return self._run(messages, example.tools, asks=asks)
+        except TemplateError as error:
+            raise TemplateError(
+                f"{example.place} {error}.\nMend the row, or use another template with data.template."
+            ) from error
+
+    def _prove(self, key: tuple[str, ...], example: Example, rendered: Rendered) -> None:
+        """Compare pieces with Jinja's own rendering on a sample of rows. Raises: ShapeMismatchError."""
+        count = self._seen.get(key, 0)
+        self._seen[key] = count + 1
+        if count >= PROVED_FIRST and count % PROVED_EVERY:
+            return
+        if self._run_for(example, [_to_dict(message) for message in example.messages]) != rendered.text:
+            raise ShapeMismatchError
+
+    def _render_slowly(self, example: Example) -> Rendered:
+        """Render with Jinja, and find each answer by rendering the conversation up to it."""
+        messages = [_to_dict(message) for message in example.messages]
+        self._refuse_unsupported(example)
+        text = self._run_for(example, messages)
+        contents = _locate(text, example.messages)
+        turns = []
+        for number, message in enumerate(example.messages):
+            if message.role == "assistant":
+                asked = self._run_for(example, messages[:number], asks=True)
+                told = self._run_for(example, messages[: number + 1])
+                span = contents[number] if contents else None
+                turns.append(self._slow_turn(number, message, (text, asked, told), span))
+        return Rendered(text, contents, tuple(turns))
+
+    def _slow_turn(
+        self, number: int, message: Message, texts: tuple[str, str, str], span: tuple[int, int] | None
+    ) -> Turn:
+        """Return where an answer stands in the whole text, from the text before it and the text up to it."""
+        text, asked, told = texts
+        if told.startswith(asked):
+            length = told.rfind(self.terminator, len(asked)) + len(self.terminator)
+            if length >= len(asked) + len(self.terminator) and text.startswith(told[:length]):
+                said = text[len(asked) : length]
+                return Turn(number, len(asked), length, "", said, is_changed=not _keeps(said, message.content))
+        if span is None:
+            return Turn(number, 0, 0, "", "", is_rewritten=True, is_changed=True)
+        end = span[1] + (len(self.terminator) if text.startswith(self.terminator, span[1]) else 0)
+        start = len(asked) if text.startswith(asked) and len(asked) <= span[0] else span[0]
+        return Turn(
+            number,
+            start,
+            end,
+            "",
+            text[start:end],
+            is_rewritten=True,
+            is_changed=not _keeps(text[start:end], message.content),
+        )
+
+    def _refuse_unsupported(self, example: Example) -> None:
+        """Raise TemplateError when the template would silently drop tools or tool calls."""
+        calls = any(message.tool_calls for message in example.messages)
+        if calls and "tool_calls" not in self.source:
+            raise TemplateError(
+                f"{example.place} has tool calls, which chat template {self.name} does not render.\nUse a template that does, with data.template."
+            )
+        if example.tools and "tools" not in self.source:
+            raise TemplateError(
+                f"{example.place} defines tools, which chat template {self.name} does not render.\nUse a template that does, with data.template."
+            )
+        if any(message.reasoning for message in example.messages) and "reasoning_content" not in self.source:
+            raise TemplateError(
+                f"{example.place} has reasoning, which chat template {self.name} does not render.\nPut it into the content, or use a template that renders reasoning_content."
+            )
+
+
+def open_template(choice: str, tokenizer: Tokenizer) -> ChatTemplate:
+    """Return the chosen template: auto, the tokenizer's own, a named one or a Jinja file.
+
+    Raises: ConfigError for an unknown choice; TemplateError for a template that cannot be trained with.
+    """
+    if tokenizer.eos_id is None and (choice in ("plain", "none") or (choice == "auto" and not tokenizer.chat_template)):
+        raise TemplateError(_no_end_token(tokenizer))
+    if choice == "auto" and tokenizer.chat_template:
+        return ChatTemplate("tokenizer", tokenizer.chat_template, tokenizer, "the tokenizer's own")
+    reason = "chosen"
+    if choice == "auto":
+        choice, reason = "plain", "this tokenizer has no chat template; the default is saved with the model"
+    if choice in NAMED:
+        return ChatTemplate(choice, named_source(choice, tokenizer), tokenizer, reason)
+    path = Path(choice)
+    if path.is_file():
+        return ChatTemplate(path.name, path.read_text(encoding="utf-8"), tokenizer, f"file {path}")
+    near = difflib.get_close_matches(choice, ("auto", *NAMED), n=1)
+    hint = f' Did you mean "{near[0]}"?' if near else ""
+    raise ConfigError(
+        f'data.template: "{choice}" is neither a template ({", ".join(("auto", *NAMED))}) nor a file.{hint}'
+    )
+
+
+def named_source(name: str, tokenizer: Tokenizer) -> str:
+    """Return a named template as Jinja, with the begin token where the tokenizer adds one itself."""
+    if name == "chatml" and not {"<|im_start|>", "<|im_end|>"} <= set(tokenizer.special_tokens):
+        raise TemplateError(
+            "chatml needs the control tokens <|im_start|> and <|im_end|>, which this tokenizer does not have.\n"
+            'Use data.template = "plain", which works with any tokenizer that has an end token.'
+        )
+    return ("{{ bos_token }}" if tokenizer.adds_bos else "") + NAMED[name]
+
+
+def _no_end_token(tokenizer: Tokenizer) -> str:
+    return (
+        f"the tokenizer in {tokenizer.folder} has no end token: replies would never stop.\n"
+        'Name one as "eos_token" in its tokenizer_config.json.'
+    )
+
+
+def _mark(number: int) -> str:
+    """Return a text that stands for a content, that no template contains and that no template changes."""
+    return f"Qx{number}Zq{number}Jw"
+
+
+def _fill(shape: Shape, messages: Sequence[Message], terminator: str) -> Rendered:
+    """Return the text of a conversation put together from the pieces of its shape."""
+    parts: list[str] = []
+    contents: list[tuple[int, int]] = []
+    position = 0
+    for piece, message in zip(shape.pieces, messages, strict=False):
+        start = position + len(piece)
+        position = start + len(message.content)
+        parts += (piece, message.content)
+        contents.append((start, position))
+    parts.append(shape.pieces[-1])
+    turns = []
+    for number, before, after, is_rewritten in shape.turns:
+        start, end = contents[number]
+        piece = shape.pieces[number]
+        border, lead = (piece[: len(piece) - before], piece[len(piece) - before :]) if before else (piece, "")
+        expected = lead + messages[number].content + terminator[:after]
+        turns.append(Turn(number, start - before, end + after, border, expected, is_rewritten))
+    return Rendered("".join(parts), tuple(contents), tuple(turns))
+
+
+def _locate(text: str, messages: Sequence[Message]) -> tuple[tuple[int, int], ...] | None:
+    """Return the span of every message's content in a text, None if one is not there as it was written."""
+    spans, position = [], 0
+    for message in messages:
+        content = message.content if message.content in text[position:] else message.content.strip()
+        start = text.find(content, position)
+        if start < 0:
+            return None
+        position = start + len(content)
+        spans.append((start, position))
+    return tuple(spans)
+
+
+def _keeps(said: str, content: str) -> bool:
+    """Return whether a rendered answer holds all of the content, white space aside."""
+    return "".join(content.split()) in "".join(said.split())
+
+
+def _to_dict(message: Message) -> dict[str, Any]:
+    """Return a message as templates expect it."""
+    out: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        out["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        out["tool_calls"] = [_call_to_dict(call) for call in message.tool_calls]
+    if message.name:
+        out["name"] = message.name
+    return out
+
+
+def _call_to_dict(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool call with its arguments as an object: OpenAI writes them as text, templates want to print them."""
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return dict(call)
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        return dict(call)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _literals_tested(tree: nodes.Template) -> list[str]:
+    """Return the texts that a template looks for or cuts at: a content that holds one may be rendered otherwise."""
+    found: set[str] = set()
+    for node in tree.find_all((nodes.Compare, nodes.Call, nodes.Filter)):
+        if isinstance(node, nodes.Compare):
+            parts = [node.expr] if any(operand.op in ("in", "notin") for operand in node.ops) else []
+        else:
+            parts = list(node.args) if isinstance(node, (nodes.Call, nodes.Filter)) else []
+        found.update(
+            part.value for part in parts if isinstance(part, nodes.Const) and isinstance(part.value, str) and part.value
+        )
+    return sorted(found)
+
+
+def markup_of(rendered: Rendered) -> list[tuple[int, int]]:
+    """Return the spans of a rendered text that the template wrote itself."""
+    edges = [0, *(edge for span in rendered.contents or () for edge in span), len(rendered.text)]
+    return [(start, end) for number, (start, end) in enumerate(pairwise(edges)) if number % 2 == 0 and end > start]
