@@ -1,0 +1,115 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const byId = (id) => document.getElementById(id);
+
+  // Colours arrive as names of CSS variables, so that light, dark and print share one figure.
+  const painted = (value) => {
+    if (typeof value === "string") {
+      const found = /^var\((--[\w-]+)\)$/.exec(value);
+      return found ? getComputedStyle(root).getPropertyValue(found[1]).trim() : value;
+    }
+    if (Array.isArray(value)) return value.map(painted);
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, painted(item)]));
+    }
+    return value;
+  };
+
+  const drawings = JSON.parse(byId("chart-data").textContent);
+  const plots = [...document.querySelectorAll("[data-chart]")];
+  const linked = plots.filter((plot) => drawings[plot.dataset.chart].linked);
+  const isTouch = matchMedia("(pointer: coarse)").matches;
+  const config = { displayModeBar: false, displaylogo: false, doubleClick: "reset", showTips: false };
+  const fontFamily = getComputedStyle(document.body).fontFamily;
+
+  const draw = (plot) => {
+    const { data, layout } = drawings[plot.dataset.chart];
+    const look = {
+      ...layout,
+      font: { family: fontFamily, size: 12 },
+      dragmode: isTouch ? false : "zoom",  // a finger that scrolls the page must not zoom a chart
+      width: plot.clientWidth,
+      height: plot.clientHeight,
+    };
+    Plotly.react(plot, painted(data), painted(look), config);
+  };
+
+  const drawAll = () => plots.forEach(draw);
+
+  let isFollowing = false;
+  const follow = (source, change) => {
+    const range = change["xaxis.range"] ?? [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+    if (isFollowing || range[0] === undefined) return;
+    const update = { "xaxis.range": [...range] };
+    isFollowing = true;
+    Promise.all(linked.filter((plot) => plot !== source).map((plot) => Plotly.relayout(plot, update)))
+      .finally(() => { isFollowing = false; });
+  };
+
+  const startCharts = () => {
+    drawAll();
+    linked.forEach((plot) => plot.on("plotly_relayout", (change) => follow(plot, change)));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+    let width = innerWidth;
+    addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; drawAll(); } });
+    addEventListener("beforeprint", () => { root.classList.add("printing"); drawAll(); });
+    addEventListener("afterprint", () => { root.classList.remove("printing"); drawAll(); });
+    byId("reset-zoom")?.addEventListener("click", () => {
+      linked.forEach((plot) => Plotly.relayout(plot, { "xaxis.range": [...drawings[plot.dataset.chart].layout.xaxis.range], "yaxis.autorange": true }));
+    });
+    byId("log-scale")?.addEventListener("click", (event) => {
+      const isLog = event.currentTarget.getAttribute("aria-pressed") !== "true";
+      event.currentTarget.setAttribute("aria-pressed", String(isLog));
+      drawings.loss.layout.yaxis.type = isLog ? "log" : "linear";
+      draw(byId("chart-loss"));
+    });
+  };
+
+  const startRows = () => {
+    const rows = [...document.querySelectorAll(".row")];
+    if (!rows.length) return;
+    let matching = rows;
+    let at = 0;
+    const show = () => {
+      rows.forEach((row) => { row.hidden = row !== matching[at]; });
+      byId("row-none").hidden = matching.length > 0;
+      byId("row-previous").disabled = at === 0;
+      byId("row-next").disabled = at >= matching.length - 1;
+      byId("row-position").textContent = `${matching.length ? at + 1 : 0} of ${matching.length}`;
+    };
+    const go = (by) => { at = Math.max(0, Math.min(matching.length - 1, at + by)); show(); };
+    byId("row-previous").addEventListener("click", () => go(-1));
+    byId("row-next").addEventListener("click", () => go(1));
+    byId("row-search").addEventListener("input", (event) => {
+      const wanted = event.target.value.toLowerCase();
+      matching = rows.filter((row) => row.textContent.toLowerCase().includes(wanted));
+      at = 0;
+      show();
+    });
+    show();
+  };
+
+  const startAnswers = () => {
+    const list = byId("samples");
+    if (!list) return;
+    const samples = [...list.querySelectorAll(".sample")];
+    const filter = byId("answer-filter");
+    let shown = Number(list.dataset.first);
+    const show = () => {
+      const kind = filter?.value ?? "";
+      const matching = samples.filter((sample) => !kind || sample.dataset.kinds.split(" ").includes(kind));
+      samples.forEach((sample) => { sample.hidden = true; });
+      matching.slice(0, shown).forEach((sample) => { sample.hidden = false; });
+      byId("more-answers").hidden = matching.length <= shown;
+      if (filter) byId("answer-count").textContent = `${matching.length} of ${samples.length} rows`;
+    };
+    byId("more-answers").addEventListener("click", () => { shown += 10; show(); });
+    filter?.addEventListener("change", () => { shown = Number(list.dataset.first); show(); });
+    show();
+  };
+
+  startRows();
+  startAnswers();
+  startCharts();
+})();

@@ -1,0 +1,183 @@
+"""Numbers and verdicts in words: how the report says a figure, and what it says first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attune.show.facts import Facts, number
+
+MINUS = "\u2212"
+LOSSES = ("loss", "general_loss")  # in nats per token, lower is better; every other metric is a share, higher is better
+
+METRICS = {
+    "exact_match": ("Exact match", "the answer equals the reference"),
+    "label_accuracy": ("Label accuracy", "the right label"),
+    "numeric_match": ("Numeric match", "the final number is right"),
+    "json_valid": ("Valid JSON", "the answer parses as JSON"),
+    "schema_valid": ("Schema-conforming", "the JSON obeys the schema"),
+    "field_accuracy": ("Fields right", "share of JSON fields that equal the reference"),
+    "rouge_l": ("ROUGE-L", "longest common word sequence with the reference"),
+    "stop_rate": ("Stops by itself", "the answer ends before the token limit"),
+    "loss": ("Loss", "nats per learned token on these rows; lower is better"),
+    "general_loss": ("General loss", "nats per token on general text; lower is better"),
+}
+SYSTEMS = {"base": "Base", "prompted": "Base, prompted", "tuned": "Tuned"}
+
+_KEPT = {"\n", "\t", "\u200c", "\u200d"}  # line ends, and the joiners that Persian, Hindi and emoji need
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """Return `text` with characters that hide, reorder or control written out, such as [U+202E]."""
+    return _HIDDEN.sub(lambda found: found[0] if found[0] in _KEPT else f"[U+{ord(found[0]):04X}]", text)
+
+
+def count(value: Any) -> str:
+    """Return a whole number with thousands separated; a dash for no number."""
+    known = number(value)
+    return "-" if known is None else f"{round(known):,}"
+
+
+def figure(value: Any, digits: int = 3) -> str:
+    """Return a number as a reader wants it: fixed digits near 1, powers of ten far from it."""
+    known = number(value)
+    if known is None:
+        return "-" if value is None else str(value)
+    if known and not 1e-3 <= abs(known) < 1e5:
+        return f"{known:.3g}".replace("-", MINUS, 1) if known < 0 else f"{known:.3g}"
+    return f"{known:,.{digits if abs(known) < 100 else 1}f}".replace("-", MINUS)
+
+
+def percent(value: Any) -> str:
+    """Return a share, 0 to 1, in percent."""
+    known = number(value)
+    return "-" if known is None else f"{100 * known:.1f} %".replace("-", MINUS)
+
+
+def duration(value: Any) -> str:
+    """Return seconds in words, such as 2 min 13 s."""
+    known = number(value)
+    if known is None:
+        return "-"
+    if known < 100:
+        return f"{known:.1f} s"
+    minutes, rest = divmod(round(known), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size(value: Any) -> str:
+    """Return a number of bytes in words."""
+    known = number(value)
+    if known is None:
+        return "-"
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if known < 1000 or unit == "GB":
+            return f"{known:,.0f} bytes" if unit == "bytes" else f"{known:.1f} {unit}"
+        known /= 1000
+    raise AssertionError("unreachable: GB ends the loop")
+
+
+def metric_value(metric: str, value: Any) -> str:
+    """Return the value of an evaluation metric: losses in nats, the rest in percent."""
+    return figure(value) if metric in LOSSES else percent(value)
+
+
+def metric_difference(metric: str, value: Any) -> str:
+    """Return a difference with its sign: nats for losses, percentage points for the rest."""
+    known = number(value)
+    if known is None:
+        return "-"
+    sign = "+" if known >= 0 else MINUS
+    return f"{sign}{abs(known):.3f}" if metric in LOSSES else f"{sign}{100 * abs(known):.1f}"
+
+
+def metric_name(metric: str) -> str:
+    """Return what a metric is called on the page."""
+    return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ")
+
+
+def verdict(facts: Facts) -> tuple[str, list[str]]:
+    """Return the headline and the sentences under it, in plain words and only from what was measured."""
+    how_it_ended = _ending(facts)
+    learned = _learning(facts)
+    if facts.evals:
+        first = facts.evals[0]
+        return _sentence(str(first.document.get("verdict", ""))), [*_measured(first.document), *learned, *how_it_ended]
+    not_measured = "Whether its answers are better has not been measured yet."
+    if how_it_ended:
+        return how_it_ended[0], [*how_it_ended[1:], *learned, *([not_measured] if learned else [])]
+    if learned:
+        return learned[0], [*learned[1:], not_measured]
+    return "Nothing was measured: the run has no validation rows and no evaluation.", []
+
+
+def _sentence(said: str) -> str:
+    """Return an evaluation's verdict as a sentence; a single word is spelled out."""
+    spelled = {
+        "better": "The tuned model is better than the base model.",
+        "worse": "The tuned model is worse than the base model.",
+        "no evidence": "There is no evidence that the tuned model differs from the base model.",
+    }
+    said = said.strip()
+    if not said:
+        return "An evaluation was made, but it holds no verdict."
+    said = spelled.get(said.lower(), said)
+    return said[0].upper() + said[1:] + ("" if said[-1] in ".!?" else ".")
+
+
+def _measured(document: Mapping[str, Any]) -> list[str]:
+    """Say on how many rows the verdict stands."""
+    data = f" of {document['data']}" if document.get("data") else ""
+    return [f"Measured on the same {count(document.get('rows'))} rows{data} for every model, paired row by row."]
+
+
+def _learning(facts: Facts) -> list[str]:
+    """Say what happened to the validation loss, from the base model to the best step and to the end."""
+    base, best = facts.base, facts.best
+    before, after = number((base or {}).get("val_loss")), number((best or {}).get("val_loss"))
+    if best is None or after is None:
+        return []
+    said = [_change(before, after, f"step {best['step']:,}")]
+    if facts.result.get("stopped_early"):
+        said.append(f"The run stopped early at step {facts.last_step:,}, because validation no longer improved.")
+    last = facts.valids[-1]
+    final = number(last.get("val_loss"))
+    if final is not None and last["step"] > best["step"] and final > 1.01 * after:
+        kept = f"the model kept is that of step {best['step']:,}"
+        said.append(f"It rose again to {figure(final)} by step {last['step']:,}; {kept}.")
+    return said
+
+
+def _change(before: float | None, after: float, where: str) -> str:
+    """Say how far the validation loss moved."""
+    if before is None:
+        return (
+            f"The best validation loss is {figure(after)} nats per token, at {where}; the base model was not measured."
+        )
+    if after >= before:
+        best = f"the best is {figure(after)} at {where}"
+        return f"Validation loss never fell below the base model's {figure(before)} nats per token; {best}."
+    share = f" ({100 * (before - after) / before:.0f} % lower)" if before > 0 else ""
+    return (
+        f"Validation loss fell from {figure(before)} (base) to {figure(after)} nats per token{share}, best at {where}."
+    )
+
+
+def _ending(facts: Facts) -> list[str]:
+    """Say how a run ended that did not simply finish; nothing for one that did."""
+    total = facts.result.get("total_steps")
+    of = f" of {count(total)}" if number(total) else ""
+    where = f"step {facts.last_step:,}{of}"
+    if facts.status == "done":
+        return []
+    why = [str(event.get("message", "")) for event in facts.events if event.get("kind") == "error"][-1:]
+    if facts.status == "failed":
+        return [f"The run failed at {where}.", *why]
+    if facts.status == "stopped":
+        return [f"The run was stopped at {where}; it can be resumed."]
+    return [f"The run has not finished: the last record is {where}.", *why]
