@@ -15,13 +15,13 @@ def find(collections: Sequence[Collection], template: ChatTemplate) -> tuple[Fin
     """Return the findings of a preparation: how files were read, which rows were dropped and what was done to others."""
     found = [_template_finding(template, sum(collection.intake.rows for collection in collections))]
     for collection in collections:
-        found += _reading(collection.intake)
+        found += find_reading(collection.intake)
         found += _encoding(collection)
     rank = {"error": 0, "warning": 1, "info": 2}
     return tuple(sorted(found, key=lambda finding: rank[finding.severity]))
 
 
-def _reading(intake: Intake) -> list[Finding]:
+def find_reading(intake: Intake) -> list[Finding]:
     """Return what the reader and the schema noticed in one file."""
     layout = Finding("R01", "layout", "info", intake.rows, 1.0, f"{intake.path}: read as {intake.stated}.", "")
     found = [layout]
