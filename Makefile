@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: quickstart test check format clean
+.PHONY: quickstart test check format docs clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/attune quickstart
@@ -37,6 +37,10 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "attune needs Python 3.10 or newer; $(PYTHON) is older or absent. Name another one: make quickstart PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# The page of all settings is made from the schema.
+docs: $(VENV)/installed
+	$(BIN)/python docs/make_config.py > docs/config.md
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
