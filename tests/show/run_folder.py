@@ -207,7 +207,7 @@ _SCORES = {
     "stop_rate": ({"base": 0.99, "tuned": 1.0}, -0.005, 0.025),
     "loss": ({"base": 4.902, "tuned": 0.401}, -4.61, -4.39),
 }
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
     "name": "test",
     "created": "2026-11-22T05:30:00",
     "data": "test.jsonl",
@@ -220,7 +220,7 @@ EVALUATION = {
     "comparisons": [_compared(metric, *known) for metric, known in _SCORES.items()],
     "verdict": "The tuned model is better: fields right 0.0 % to 93.2 %, valid JSON 0.5 % to 98.5 %",
 }
-LEDGER = {
+LEDGER: dict[str, Any] = {
     "rows": 1620,
     "counts": {"used": 1489, "cut": 11, "dropped": 14, "duplicate": 26, "held_out": 80},
     "reasons": {

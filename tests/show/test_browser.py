@@ -1,0 +1,253 @@
+"""The report in a real browser: it opens offline without a complaint, its charts and viewer work, data do no harm."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attune.show.report import write_report
+from tests.show.run_folder import EVALUATION, HOSTILE, STEPS, write_run
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
+WIDTHS = (1280, 390)
+
+
+@dataclass
+class Opened:
+    """A page with everything it asked for and complained about."""
+
+    page: Any
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One chromium for all tests of this file."""
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The report of a complete run, and of one whose rows are hostile."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        name: write_report(write_run(folder, name=name, hostile=name == "hostile")) for name in ("plain", "hostile")
+    }
+
+
+def open_report(browser: Any, report: Path, *, width: int = 1280, scheme: str = "light") -> Opened:
+    """Open a report and wait until its charts are drawn."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    opened = Opened(page)
+    page.on("request", lambda request: opened.requests.append(request.url))
+    page.on("console", lambda message: opened.complaints.append(message.text))
+    page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    page.on("dialog", lambda dialog: opened.complaints.append(f"dialog: {dialog.message}"))
+    page.goto(report.as_uri())
+    return opened
+
+
+@pytest.fixture(scope="module")
+def plain(browser: Any, reports: dict[str, Path]) -> Iterator[Opened]:
+    """The report of a complete run, opened once at desk width; each test leaves it as it found it."""
+    opened = open_report(browser, reports["plain"])
+    yield opened
+    opened.page.close()
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Wait until an expression is true on the page, whose policy forbids the browser to poll it by itself."""
+    deadline = time.monotonic() + 10
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(20)
+
+
+def x_range(page: Any, chart: str) -> list[float]:
+    """The steps a chart shows."""
+    shown: list[float] = page.evaluate(f"document.getElementById('chart-{chart}').layout.xaxis.range.map(Number)")
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "width"),
+    [("plain", "light", 1280), ("plain", "dark", 390), ("hostile", "dark", 1280), ("hostile", "light", 390)],
+)
+def test_opens_offline_and_quiet(name: str, scheme: str, width: int, reports: dict[str, Path], browser: Any) -> None:
+    """The page asks for nothing but itself, complains about nothing, fits the width, and shows the figures."""
+    opened = open_report(browser, reports[name], width=width, scheme=scheme)
+    page = opened.page
+    assert opened.requests == [reports[name].as_uri()]
+    assert opened.complaints == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("h1").inner_text().replace("\u00a0", " ") == EVALUATION["verdict"] + "."
+    assert page.locator(".key-figures dd").nth(2).inner_text().startswith(str(STEPS))
+    drawn = page.locator(".js-plotly-plot").count()
+    assert drawn == page.locator("[data-chart]").count() == 11
+    for plot in page.locator(".js-plotly-plot").all():
+        assert plot.bounding_box()["width"] <= width
+    page.close()
+
+
+def test_colours_follow_the_scheme(plain: Opened) -> None:
+    """Charts are repainted when the system turns dark, with the colours of the page."""
+    page = plain.page
+    line = "document.getElementById('chart-loss').data.at(-1).marker.color"
+    light = page.evaluate(line)
+    page.emulate_media(color_scheme="dark")
+    wait_until(page, f"{line} !== '{light}'")
+    assert page.evaluate(line) == page.evaluate(
+        "getComputedStyle(document.documentElement).getPropertyValue('--valid')"
+    )
+
+
+def test_hover_tells_the_values(plain: Opened) -> None:
+    """Hovering the loss chart names the step and the value of each curve."""
+    page = plain.page
+    chart = page.locator("#chart-loss")
+    chart.scroll_into_view_if_needed()
+    box = chart.locator(".nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    label = chart.locator(".hoverlayer .legend")
+    label.wait_for()
+    text = label.text_content()
+    assert "step 1" in text
+    for curve in ("train, smoothed", "train, each step"):
+        assert curve in text
+
+
+def test_zoom_is_linked_and_reset(plain: Opened) -> None:
+    """Dragging across one chart zooms all to the same steps; the button shows the whole run again."""
+    page = plain.page
+    whole = x_range(page, "loss")
+    chart = page.locator("#chart-accuracy")
+    chart.scroll_into_view_if_needed()
+    box = chart.locator(".nsewdrag").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 0.25, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, middle, steps=5)
+    page.mouse.up()
+    wait_until(page, f"document.getElementById('chart-loss').layout.xaxis.range[0] > {whole[0] + 10}")
+    assert x_range(page, "loss") == x_range(page, "accuracy") == x_range(page, "epoch")
+    page.locator("#reset-zoom").click()
+    wait_until(page, f"document.getElementById('chart-epoch').layout.xaxis.range[0] <= {whole[0]}")
+    assert x_range(page, "loss") == x_range(page, "accuracy") == whole
+    assert plain.complaints == []
+
+
+def test_log_scale(plain: Opened) -> None:
+    """The button turns the loss axis logarithmic and says so to a screen reader."""
+    page = plain.page
+    button = page.get_by_role("button", name="Log scale")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    assert page.evaluate("document.getElementById('chart-loss').layout.yaxis.type") == "log"
+    button.click()
+    assert page.evaluate("document.getElementById('chart-loss').layout.yaxis.type") == "linear"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rows_viewer(width: int, reports: dict[str, Path], browser: Any) -> None:
+    """One row at a time, by button or keyboard; the search box narrows them; learned tokens are marked."""
+    page = open_report(browser, reports["plain"], width=width).page
+    shown = page.locator(".row:visible")
+    position = page.locator("#row-position")
+    assert (shown.count(), position.inner_text()) == (1, "1 of 12")
+    page.get_by_role("button", name="Next").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert position.inner_text() == "3 of 12"
+    assert "(3)" in shown.inner_text()
+    assert shown.locator("mark").inner_text().startswith('{"product": "router"')
+    page.get_by_role("button", name="Previous").click()
+    assert "(2)" in shown.inner_text()
+    page.get_by_label("Search").fill("(11)")
+    assert (shown.count(), position.inner_text()) == (1, "1 of 1")
+    page.get_by_label("Search").fill("no such text")
+    assert (shown.count(), position.inner_text()) == (0, "0 of 0")
+    assert page.get_by_text("No row holds this text.").is_visible()
+    page.close()
+
+
+def test_answers_on_demand(plain: Opened) -> None:
+    """Three answers first, ten more on demand, and only those that went wrong when asked."""
+    page = plain.page
+    shown = page.locator(".sample:visible")
+    assert shown.count() == 3
+    page.get_by_role("button", name="Show ten more").click()
+    assert shown.count() == 13
+    page.get_by_label("Show").select_option("wrong")
+    assert page.locator("#answer-count").inner_text() == "6 of 24 rows"
+    assert shown.count() == 3
+    for sample in shown.all():
+        assert sample.locator("td.wrong", has_text='"low"').count() == 1
+
+
+def test_hostile_rows_do_nothing(reports: dict[str, Path], browser: Any) -> None:
+    """Every hostile row is stepped through, searched and shown as an answer, as text: nothing runs, nothing loads."""
+    opened = open_report(browser, reports["hostile"])
+    page = opened.page
+    for text in HOSTILE[:3]:
+        assert text in page.locator(".row:visible").inner_text()
+        page.get_by_role("button", name="Next").click()
+    page.get_by_label("Search").fill("<img src=x onerror")
+    assert page.locator("#row-position").inner_text() == "1 of 1"
+    page.get_by_role("button", name="Show ten more").click()
+    for sample in page.locator(".sample:visible").all():
+        sample.hover()
+    assert page.evaluate("window.harmed") is None
+    assert page.locator("img, iframe, base, object, embed, form").count() == 0
+    assert opened.requests == [reports["hostile"].as_uri()]
+    assert opened.complaints == []
+    page.close()
+
+
+def test_injected_script_is_refused(reports: dict[str, Path], browser: Any) -> None:
+    """Even if markup came through, the page's policy would neither run it nor load anything."""
+    opened = open_report(browser, reports["plain"])
+    opened.page.evaluate(
+        """() => {
+          const holder = document.createElement('div');
+          holder.innerHTML = '<img src="https://example.org/x.png" onerror="window.harmed = 1">';
+          const script = document.createElement('script');
+          script.textContent = 'window.harmed = 2';
+          document.body.append(holder, script);
+        }"""
+    )
+    opened.page.wait_for_timeout(200)
+    assert opened.page.evaluate("window.harmed") is None
+    assert any("Content Security Policy" in complaint for complaint in opened.complaints)
+    opened.page.close()
+
+
+def test_readable_by_structure(plain: Opened) -> None:
+    """Landmarks, one top heading, no skipped level, a name for each chart, table and control."""
+    page = plain.page
+    assert page.get_by_role("main").count() == page.get_by_role("navigation").count() == 1
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((one) => Number(one.tagName[1]))")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    for plot in page.locator("[data-chart]").all():
+        assert len(plot.get_attribute("aria-label")) > 20
+    for link in page.locator("nav a").all():
+        assert page.locator(link.get_attribute("href")).count() == 1
+    page.locator("summary", has_text="Loss as a table").click()
+    assert page.get_by_role("table").filter(has_text="4.871").first.is_visible()
