@@ -1,0 +1,1 @@
+"""Measuring a model: losses, scored tasks, paired comparisons; nothing here knows of training."""
