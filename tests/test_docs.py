@@ -65,9 +65,8 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_every_dependency_has_its_reason() -> None:
     """A package in pyproject.toml has a line in docs/dependencies.md and a pin in constraints.txt."""
-    listed = re.search(
-        r"^dependencies = \[(.*?)^\]", (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+    settings = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*?)^\]", settings, re.DOTALL | re.MULTILINE)
     assert listed
     names = re.findall(r'^    "([\w-]+)', listed[1], re.MULTILINE)
     reasons = (CHECKOUT / "docs" / "dependencies.md").read_text(encoding="utf-8").lower()
