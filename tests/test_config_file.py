@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attune.config import Config
-from attune.config_file import dump_yaml, json_schema, load_config, parse_arguments, require, train_source
+from attune.config_file import dump_yaml, json_schema, load_config, parse_arguments, train_source
 from attune.config_words import describe_kind, nearest_setting, setting_fields
 from attune.errors import ConfigError
 
@@ -217,12 +217,6 @@ def test_what_a_target_is() -> None:
     assert train_source(None, "b.toml") == ("b.toml", {})
     with pytest.raises(ConfigError, match=r"two config files are given: a\.yml and b\.toml"):
         train_source("a.yml", "b.toml")
-
-
-def test_required_settings_are_named() -> None:
-    """A setting that a verb cannot do without is asked for by name."""
-    with pytest.raises(ConfigError, match="model is not set: --model VALUE"):
-        require(Config(), "seed", "model")
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)

@@ -61,13 +61,30 @@ def load_config(
     `overrides` are words such as ["--train.steps", "50", "train.clip=1"]; `flags` are dotted names, or groups as
     dicts, with Python values. Raises ConfigError with one line per fault, at most six.
     """
+    positionals, given = parse_arguments(overrides)
+    if positionals:
+        raise ConfigError(f'command line: unexpected "{positionals[0]}"; a setting is written train.steps=50')
+    return build_config(path, [flags or {}], given)
+
+
+def make_config(source: str | os.PathLike[str] | Config, *flags: Mapping[str, Any]) -> Config:
+    """Return the Config of a file of rows, a config file or a Config, changed by Python settings; later ones win."""
+    if isinstance(source, Config):
+        return build_config(None, [source.model_dump(), *flags], [])
+    path, first = train_source(source, None)
+    return build_config(path, [first, *flags], [])
+
+
+def build_config(
+    path: str | os.PathLike[str] | None, flags: Sequence[Mapping[str, Any]], given: Sequence[Setting]
+) -> Config:
+    """Return the checked Config of a file, then flags, then settings from the command line; later ones win."""
     problems: list[str] = []
     settings: list[Setting] = []
     if path is not None:
         settings += _flatten(read_tree(Path(path)), "", problems)
-    settings += _flatten_flags(flags or {}, "", problems)
-    positionals, given = parse_arguments(overrides)
-    problems += [f'command line: unexpected "{word}"' for word in positionals]
+    for group in flags:
+        settings += _flatten_flags(group, "", problems)
     settings += given
     known: dict[str, Setting] = {}
     for setting in settings:
@@ -76,7 +93,7 @@ def load_config(
             problems.append(fault)
         else:
             known[setting.name] = setting
-    config = _build(known, problems)
+    config = _validate(known, problems)
     if problems or config is None:
         raise ConfigError(_one_message(problems))
     return config
@@ -102,22 +119,6 @@ def train_source(target: str | os.PathLike[str] | None, config: str | None) -> t
     if config is not None:
         raise ConfigError(f"two config files are given: {target} and {config}. Keep one.")
     return target, {}
-
-
-def require(config: Config, *names: str) -> None:
-    """Raise ConfigError if a setting that the verb cannot do without is empty."""
-    missing = [name for name in names if not get_value(config, name)]
-    if missing:
-        lines = [f"{name} is not set: --{name} VALUE. {field_of(name).description}" for name in missing]
-        raise ConfigError("\n".join(lines))
-
-
-def get_value(config: Config, name: str) -> Any:
-    """Return the value of a dotted setting."""
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def parse_arguments(words: Sequence[str]) -> tuple[list[str], list[Setting]]:
@@ -204,7 +205,7 @@ def _fault_of_name(setting: Setting) -> str:
     return f'{setting.where} unknown key "{key}"{hint}' if in_file else f'{setting.where}: unknown key "{name}"{hint}'
 
 
-def _build(settings: Mapping[str, Setting], problems: list[str]) -> Config | None:
+def _validate(settings: Mapping[str, Setting], problems: list[str]) -> Config | None:
     tree: dict[str, Any] = {}
     for name, setting in settings.items():
         *path, key = name.split(".")

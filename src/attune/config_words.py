@@ -146,3 +146,14 @@ def describe_kind(name: str) -> str:
     *most, last = [*words, *choices_of(field)] or [""]
     joint = ", or " if words and most else " or "
     return f"{', '.join(most)}{joint if most else ''}{last}"
+
+
+def setting_lines() -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return all settings for a help page: groups as (title, [(option, sentence, what it takes, default)])."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, field in setting_fields().items():
+        default = field.get_default(call_default_factory=True)
+        shown = f"default {default}" if default not in ("", {}) else "no default"
+        text = f"{field.description} [{describe_kind(name)}; {shown}]"
+        groups.setdefault(name.rpartition(".")[0] or "run", []).append((f"--{name}", text))
+    return list(groups.items())

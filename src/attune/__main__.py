@@ -1,0 +1,7 @@
+"""`python -m attune` is `attune`."""
+
+import sys
+
+from attune.cli.main import main
+
+sys.exit(main())

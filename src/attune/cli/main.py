@@ -1,0 +1,110 @@
+"""The door: verbs, exit codes and the one place where an error becomes a line of text."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+import attune
+from attune.cli.chat import chat
+from attune.cli.check import check
+from attune.cli.evaluate import evaluate
+from attune.cli.options import SETTINGS, SettingsCommand
+from attune.cli.quickstart import quickstart
+from attune.cli.report import report
+from attune.cli.resume import resume
+from attune.cli.train import train
+from attune.errors import UserError
+
+BUG = 1
+USAGE = 2
+INTERRUPTED = 130
+HELP = {"help_option_names": ["--help", "-h"], "max_content_width": 110}
+
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
+
+
+def _attune(context: typer.Context, *, version: Version = False) -> None:
+    """Supervised fine-tuning that shows its work: from a file of examples to a tuned model, with proofs.
+
+    Try it: attune quickstart. Your own rows: attune train rows.jsonl --model FOLDER
+
+    Any verb takes --json (one document on stdout) and --debug (the traceback of an error).
+    """
+    if version:
+        print(f"attune {attune.__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def build_app() -> typer.Typer:
+    """Return the verbs."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=HELP)
+    app.callback(invoke_without_command=True)(_attune)
+    app.command()(quickstart)
+    app.command(cls=SettingsCommand, context_settings=SETTINGS, options_metavar="DATA [OPTIONS] [SETTINGS]")(check)
+    app.command(cls=SettingsCommand, context_settings=SETTINGS, options_metavar="CONFIG|DATA [OPTIONS] [SETTINGS]")(
+        train
+    )
+    app.command()(resume)
+    app.command("eval")(evaluate)
+    app.command()(chat)
+    app.command()(report)
+    return app
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0 done, 1 a bug, else what the error says."""
+    given = list(sys.argv[1:] if words is None else words)
+    words = [word for word in given if word != "--debug"]
+    as_json, debug = "--json" in words, len(words) < len(given)
+    try:
+        code = typer.main.get_command(build_app()).main(args=words, prog_name="attune", standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this code
+            return _fail("interrupted", INTERRUPTED, as_json=as_json)
+        return code if isinstance(code, int) else 0
+    except UserError as error:
+        return _fail(str(error), error.exit_code, as_json=as_json, trace=debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED, as_json=as_json)
+    except BrokenPipeError:  # the reader of a pipe went away, as `| head` does; Python must not complain at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of typer, whatever class its version gives it
+            return _fail(_usage(error), USAGE, as_json=as_json, trace=debug)
+        where = "" if debug else f"\nSee where: attune {' '.join(words)} --debug"
+        return _fail(f"a bug in attune: {_bug(error)}{where}", BUG, as_json=as_json, trace=debug)
+
+
+def _usage(error: Any) -> str:
+    near = sorted(getattr(error, "possibilities", None) or [])
+    if near:
+        return f"unknown option {error.option_name} - did you mean {near[0]}?"
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "attune"
+    return f"{error.format_message()}\nAll options: {path} --help"
+
+
+def _bug(error: Exception) -> str:
+    first = str(error).strip().splitlines()[:1]
+    return f"{type(error).__name__}: {first[0][:200]}" if first else type(error).__name__
+
+
+def _fail(message: str, code: int, *, as_json: bool, trace: bool = False) -> int:
+    """Print why a command ended, on stderr and with --json as a document too; return the exit code."""
+    from attune.record import json_text
+    from attune.show.words import visible
+
+    if trace:
+        traceback.print_exc()
+    print(visible(message), file=sys.stderr)
+    if as_json:
+        print(json_text({"error": message, "exit_code": code}), end="")
+    return code

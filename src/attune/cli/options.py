@@ -1,0 +1,47 @@
+"""Options that verbs share, and the help page that lists every setting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from attune.config import Config
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and all else on stderr.")]
+ConfigFile = Annotated[str | None, typer.Option("--config", "-c", metavar="FILE", help="Config file, YAML or TOML.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, such as runs/tickets-1.")]
+
+# Words that are no option of the verb are settings: the config reader knows them, with did-you-mean and all.
+SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+class SettingsCommand(TyperCommand):
+    """A verb that takes every setting of the config; its help lists them with default and sentence."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Append the settings to the help page, one group after another."""
+        from attune.config_words import setting_lines
+
+        formatter.write_paragraph()
+        formatter.write_text(
+            "Settings, as --train.steps 50, train.steps=50 or in the config file; the command line wins over the file:"
+        )
+        for title, rows in setting_lines():
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=34)
+        super().format_epilog(ctx, formatter)
+
+
+def read_settings(words: list[str], config_file: str | None) -> Config:
+    """Return the config of a verb called as VERB [CONFIG|DATA] [--config FILE] [SETTINGS]. Raises ConfigError."""
+    from attune.config_file import build_config, parse_arguments, train_source
+    from attune.errors import ConfigError
+
+    targets, given = parse_arguments(words)
+    if len(targets) > 1:
+        raise ConfigError(f"one config or data file is wanted, found {len(targets)}: {', '.join(targets[:4])}")
+    path, flags = train_source(targets[0] if targets else None, config_file)
+    return build_config(path, [flags], given)

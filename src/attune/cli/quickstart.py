@@ -1,0 +1,24 @@
+"""`attune quickstart`: the whole journey on the bundled model and task, offline."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from attune.cli.options import Json
+
+Out = Annotated[str, typer.Option("--out", metavar="FOLDER", help="The run folder; auto: a new folder under runs/.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+
+
+def quickstart(*, out: Out = "auto", seed: Seed = 0, json: Json = False) -> None:
+    """See it work on a bundled model and task.
+
+    Checks the data, trains, compares base and tuned model and writes the report; offline, in minutes on a CPU.
+    """
+    from attune.cli.screen import Screen
+    from attune.train.quickstart import quickstart as run_quickstart
+
+    with Screen(json=json) as screen:
+        screen.finish(run_quickstart(out, on_event=screen.console, seed=seed))

@@ -1,0 +1,50 @@
+"""Where a verb speaks: progress and text for people, or with --json one document on stdout and the rest on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack, redirect_stdout
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from typing_extensions import Self
+
+    from attune.show.console import Console
+
+
+class Screen:
+    """The output of one verb. While open with `json`, whatever a library prints lands on stderr."""
+
+    def __init__(self, *, json: bool, progress: TextIO | None = None) -> None:
+        from attune.show.console import Console
+
+        self._json = json
+        self._stdout = sys.stdout
+        self.console: Console = Console(
+            progress or (sys.stderr if json else sys.stdout), rank=int(os.environ.get("RANK", "0"))
+        )
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._open.enter_context(self.console)
+        if self._json:
+            self._open.enter_context(redirect_stdout(sys.stderr))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def finish(self, document: Any, lines: Iterable[str] = ()) -> None:
+        """Print the end: the document with --json, else the lines for people."""
+        from attune.record import json_text
+        from attune.show.words import visible
+
+        self.console.close()
+        self._stdout.write(json_text(document) if self._json else "".join(f"{visible(line)}\n" for line in lines))
+        self._stdout.flush()

@@ -1,0 +1,196 @@
+"""What a run says while it runs: a progress bar and a few lines on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from attune.show.words import count, duration, figure, percent, visible
+from attune.types import StepRecord, ValidRecord
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from typing_extensions import Self
+
+LABEL_WIDTH = 10
+MAX_FINDINGS = 2  # lines; the rest is counted. The whole of a normal run is at most 25 lines.
+MAX_NOTES = 2
+
+
+class Console:
+    """Turns the events of a run into lines: call it as on_event(kind, payload). Silent on every rank but 0."""
+
+    def __init__(self, stream: TextIO, *, rank: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._silent = rank != 0
+        self._clock = clock
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._plan: Mapping[str, Any] = {}
+        self._first: tuple[float, int] | None = None  # when the first step came, and its number
+        self._held: StepRecord | None = None  # a due line that waits for the validation of its step
+        self._base: ValidRecord | None = None
+        self._best: float | None = None
+        self._notes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __call__(self, kind: str, payload: Any) -> None:
+        """Hear one event; kinds that say nothing to a reader are passed over."""
+        heard = getattr(self, f"_on_{kind}", None)
+        if heard is not None and not self._silent:
+            heard(payload)
+
+    def close(self) -> None:
+        """Print what is held back and take the progress bar away."""
+        self._flush()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def line(self, label: str, text: str) -> None:
+        """Print one line: a label of one word, then the text, with control characters written out."""
+        if self._silent:
+            return
+        shown = visible(text).replace("\n", " ")
+        plain = f"{label:<{LABEL_WIDTH}}{shown}"
+        if self._bar is None:
+            self._stream.write(f"{plain}\n")
+            self._stream.flush()
+        else:
+            self._bar.console.print(plain, markup=False, highlight=False, soft_wrap=True)
+
+    def _on_data(self, prepared: Any) -> None:
+        for label, text in data_lines(prepared):
+            self.line(label, text)
+
+    def _on_model(self, text: str) -> None:
+        self.line("model", text)
+
+    def _on_plan(self, plan: Mapping[str, Any]) -> None:
+        self._plan = plan
+        self.line(
+            "device",
+            f"{plan['device']}, {plan['precision']}, {plan['attention']} attention: {plan['attention_reason']}",
+        )
+        self.line(
+            "plan",
+            f"{count(plan['steps'])} steps of {plan['batch_rows']} rows, {figure(plan['epochs'], 2)} epochs, "
+            f"learning rate {figure(plan['learning_rate'])}, into {plan['run']}",
+        )
+        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
+            self._open_bar(int(plan["steps"]))
+
+    def _open_bar(self, steps: int) -> None:
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        terminal = Terminal(file=self._stream, highlight=False)
+        self._bar = Progress(*columns, console=terminal, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._task = self._bar.add_task("", total=steps)
+        self._bar.start()
+
+    def _on_step(self, record: StepRecord) -> None:
+        self._flush()
+        now = self._clock()
+        if self._first is None:
+            self._first = (now, record.step)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=record.step, description=f"loss {record.loss:.3f}")
+        every = int(self._plan.get("log_every", 1))
+        if record.step % every == 0 or record.step in (1, self._plan.get("steps")):
+            self._held = record
+
+    def _on_valid(self, record: ValidRecord) -> None:
+        is_best = self._best is None or record.val_loss < self._best
+        self._best = record.val_loss if is_best else self._best
+        text = f"val_loss {record.val_loss:.3f}  val_accuracy {percent(record.val_accuracy)}"
+        if record.step == 0:
+            self._base = record
+            self.line("base", f"{text}  ({count(record.val_rows)} held-out rows, before training)")
+            return
+        held, self._held = self._held, None
+        step = f"{self._counter(record.step)}  " if held is None else f"{self._step_text(held)}  "
+        self.line("step", f"{step}{text}{'  best' if is_best else ''}{self._left(record.step)}")
+
+    def _flush(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self.line("step", self._step_text(held) + self._left(held.step))
+
+    def _counter(self, step: int) -> str:
+        total = str(self._plan.get("steps", ""))
+        return f"{step:>{len(total)}}/{total}"
+
+    def _step_text(self, record: StepRecord) -> str:
+        return (
+            f"{self._counter(record.step)}  loss {record.loss:.3f}  accuracy {percent(record.accuracy)}  "
+            f"lr {record.learning_rate:.1e}  {rate(record.tokens_per_s)}"
+        )
+
+    def _left(self, step: int) -> str:
+        total = int(self._plan.get("steps", step))
+        if self._first is None or step <= self._first[1] or step >= total:
+            return ""
+        seconds = (self._clock() - self._first[0]) / (step - self._first[1])
+        return f"  {duration(seconds * (total - step))} left"
+
+    def _on_note(self, text: str) -> None:
+        self._notes += 1
+        if self._notes <= MAX_NOTES:
+            self.line("note", text)
+
+    def _on_done(self, result: Mapping[str, Any]) -> None:
+        self.close()
+        run = result["run"]
+        if self._notes > MAX_NOTES:
+            self.line("note", f"{self._notes - MAX_NOTES} more in {run}/events.jsonl")
+        label = "stopped" if result["stopped_early"] else "done"
+        early = " early" if result["stopped_early"] else ""
+        self.line(label, f"{count(result['steps'])} steps{early}, {duration(result['seconds'])}{self._gain(result)}")
+        self.line("model", f"{run}/model (step {result['best_step']})")
+        self.line("next", f"attune eval {run}")
+
+    def _gain(self, result: Mapping[str, Any]) -> str:
+        best = result["metrics"].get("val_loss")
+        if best is None or self._base is None:
+            return ""
+        return f"; validation loss {self._base.val_loss:.3f} before, {best:.3f} at step {result['best_step']}"
+
+
+def data_lines(prepared: Any) -> Iterator[tuple[str, str]]:
+    """Yield (label, text) for what was read: layout, rows, ledger, tokens, template and the findings that matter.
+
+    `prepared` is what data preparation returns; only its figures are looked at.
+    """
+    ledger, template = prepared.ledger, prepared.template
+    yield "data", "; ".join(f"{file}: {stated}" for file, stated in prepared.layouts.items())
+    held = prepared.valid.num_rows if prepared.valid is not None else 0
+    gone = [f"{count(n)} {reason}" for reason, n in ledger.reasons.items() if not reason.startswith("held_out")]
+    yield "rows", ", ".join([f"{count(prepared.train.num_rows)} to train on", f"{count(held)} held out", *gone])
+    share = percent(ledger.tokens_learned / ledger.tokens_in) if ledger.tokens_in else "none"
+    lost = f", {count(ledger.tokens_lost)} lost with dropped or cut rows" if ledger.tokens_lost else ""
+    yield "tokens", f"{count(ledger.tokens_in)}, {count(ledger.tokens_learned)} learned ({share}){lost}"
+    yield "template", f"{template.name}: {template.reason}"
+    pressing = [finding for finding in prepared.findings if finding.severity != "info"]
+    for finding in pressing[:MAX_FINDINGS]:
+        yield finding.severity, f"{finding.id} {finding.message}"
+    if len(pressing) > MAX_FINDINGS:
+        yield "warning", f"and {len(pressing) - MAX_FINDINGS} more: attune check lists all"
+
+
+def rate(tokens_per_s: float) -> str:
+    """Return a speed in words, such as 12.3 k tokens/s."""
+    if tokens_per_s >= 1e6:
+        return f"{tokens_per_s / 1e6:.1f} M tokens/s"
+    return f"{tokens_per_s / 1e3:.1f} k tokens/s" if tokens_per_s >= 1e4 else f"{tokens_per_s:.0f} tokens/s"
