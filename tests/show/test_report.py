@@ -86,6 +86,7 @@ def test_figures_of_the_run(page: Page) -> None:
     for wanted in (
         "1,500", "60,411", "of 1,620 rows in", "4.871", "0.388", "1 min 50 s",
         "Fields right", "0.0 %", "93.2 %", "+93.2", "+91.0 to +95.0", "< 0.001", "better", "no evidence",
+        "a difference of 2.1 points would have shown",
         "duplicate: same prompt and answer", "Validation loss has risen three times", "role-order",
         "full fine-tuning of a model under 50 million parameters", "9,871,360", "SHA-256 " + "ab" * 32,
         "attune train train.jsonl --model starter --train.epochs 3", "tickets-1 --compare", "no cuda device",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attune.show.facts import Evaluation, Facts, number
-from attune.show.words import LOSSES, SYSTEMS, metric_name, percent
+from attune.show.words import LOSSES, SYSTEMS, metric_name, percent, place
 
 _NOT_JSON = object()
 
@@ -94,9 +94,7 @@ def _sample(row: Mapping[str, Any], answers: Any, finished: Any, scores: Any) ->
     )
     fields = _fields(reference, [answer.text for answer in told])
     kinds = _kinds(scored.get("base"), scored.get("tuned"))
-    return Sample(
-        f"{row.get('file', '')}:{row.get('line', '')}", _text(row.get("prompt")), reference, told, fields, kinds
-    )
+    return Sample(place(row), _text(row.get("prompt")), reference, told, fields, kinds)
 
 
 def _text(value: Any) -> str:

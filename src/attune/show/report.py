@@ -110,7 +110,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else words.visible(str(value)),
     )
-    shown = ("count", "figure", "duration", "size", "metric_name")
+    shown = ("place", "count", "figure", "duration", "size", "metric_name")
     environment.filters.update(
         {name: getattr(words, name) for name in shown},
         clip=_clip,
@@ -203,9 +203,8 @@ def _preview_row(row: Record) -> Record:
         if left <= 0:
             break
     whole = sum(len(str(piece[0])) for piece in row.get("pieces") or ())
-    place = f"{row.get('file', '')}:{row.get('line', '')}"
     known = {
-        "place": place,
+        "place": words.place(row),
         "state": row.get("state", "used"),
         "tokens": row.get("tokens"),
         "learned": row.get("learned"),

@@ -45,7 +45,12 @@ def key_figures(facts: Facts) -> list[KeyFigure]:
         ("Rows trained on", "", words.count(trained), rows_in),
         ("Learned tokens", "", words.count(ledger.get("tokens_learned")), tokens_in),
         ("Steps", "", words.count(facts.last_step), f"of {words.count(total)} planned" if total else ""),
-        ("Best step", "", words.count((best or {}).get("step")), "by validation" if best else "no validation"),
+        (
+            "Best step",
+            "",
+            words.count((best or {}).get("step")),
+            "by validation" if best else "not validated yet" if facts.base else "no validation",
+        ),
         ("Time", "", words.duration(seconds), f"{words.figure(last.get('epoch'), 2)} epochs" if last else ""),
         *_validation_figures(facts.base or {}, best or {}),
     ]
@@ -86,7 +91,8 @@ def _system(name: str) -> str:
 
 def _compared(item: Mapping[str, Any], a: Mapping[str, Any], b: Mapping[str, Any]) -> Record:
     """Return one metric of one pair in words, with its interval as a drawing."""
-    metric, p = str(item.get("metric")), number(item.get("p"))
+    metric, p = str(item.get("metric")), number(item.get("p_holm", item.get("p")))
+    verdict = str(item.get("verdict", ""))
     differences = {key: words.metric_difference(metric, item.get(key)) for key in ("difference", "low", "high")}
     return {
         "metric": metric,
@@ -97,8 +103,17 @@ def _compared(item: Mapping[str, Any], a: Mapping[str, Any], b: Mapping[str, Any
         **differences,
         "at": _drawn(item, 0.0 if metric in words.LOSSES else 1.0),
         "p": "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
-        "verdict": str(item.get("verdict", "")),
+        "verdict": verdict,
+        "detectable": _detectable(metric, item) if verdict == "no evidence" else "",
     }
+
+
+def _detectable(metric: str, item: Mapping[str, Any]) -> str:
+    """Return how large a difference these rows would have shown, so that no evidence is not read as no difference."""
+    smallest = number(item.get("detectable"))
+    if smallest is None:
+        return ""
+    return f"{smallest:.3f} nats" if metric in words.LOSSES else f"{100 * smallest:.1f} points"
 
 
 def _drawn(item: Mapping[str, Any], reach: float) -> tuple[float, float, float] | None:

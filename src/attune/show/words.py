@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from attune.show.facts import Facts, number
@@ -80,6 +81,11 @@ def size(value: Any) -> str:
             return f"{known:,.0f} bytes" if unit == "bytes" else f"{known:.1f} {unit}"
         known /= 1000
     raise AssertionError("unreachable: GB ends the loop")
+
+
+def place(record: Mapping[str, Any]) -> str:
+    """Return where a row stands, by the file's own name; its folder is in the manifest."""
+    return f"{PurePath(str(record.get('file', ''))).name}:{record.get('line', '')}"
 
 
 def metric_value(metric: str, value: Any) -> str:
