@@ -12,15 +12,16 @@ import numpy as np
 from tokenizers import Encoding
 
 from attune.data.corpus import STATES, Corpus, Places
-from attune.data.intake import EmptyRow, Intake
+from attune.data.intake import Intake
+from attune.data.line import BadRow
 from attune.data.mask import Masker
-from attune.data.overlong import Policy, Toll, shorten
-from attune.data.read import BadRow
+from attune.data.overlong import Policy, Toll, refuse_overlong, shorten
 from attune.data.split import MOST_ROWS, draw
-from attune.data.template import Rendered
+from attune.data.turns import Rendered
 from attune.types import Encoded, Example, Place, RowState
 
 CHUNK_ROWS = 1024  # rows encoded at once: enough to keep all cores busy, few enough to hold in memory
+CHUNK_BYTES = 16 * 1024 * 1024  # of the file: long rows go in smaller chunks
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Fates:
         self.lines.append(place.line)
         self.offsets.append(place.offset)
         self.states.append(STATES.index(state))
-        self.reasons.append(self.words.setdefault(reason, len(self.words)))
+        self.reasons.append(self.words.setdefault(reason, len(self.words)) if reason else 0)
         self.tokens.append(0)
         self.kept.append(0)
         return len(self.lines) - 1
@@ -88,23 +89,28 @@ class Collection:
             if waiting:
                 self._finish(*waiting, draw_seed=draw_seed)
         self.intake.refuse_bad_rows()
+        if self.policy == "error":
+            refuse_overlong(self.toll, self.limit)
 
     def _chunks(self) -> Iterator[list[tuple[int, Example]]]:
         """Yield the usable rows in chunks with their numbers; once there are too many bad rows only look for more."""
         chunk: list[tuple[int, Example]] = []
+        allowed, bad, first_byte = self.intake.config.skip_bad_rows, self.intake.bad, 0
         for row in self.intake.stream():
-            if isinstance(row, BadRow):
-                self.fates.note(row.place, "dropped", f"bad row: {row.kind}")
-            elif isinstance(row, EmptyRow):
-                self.fates.note(row.place, "dropped", "empty answer")
-            else:
+            if isinstance(row, Example):
                 number = self.fates.note(row.place, "used")
-                if len(self.intake.bad) <= self.intake.config.skip_bad_rows:
+                if not chunk:
+                    first_byte = row.place.offset
+                if len(bad) <= allowed:
                     chunk.append((number, row))
-            if len(chunk) == CHUNK_ROWS:
-                yield chunk
-                chunk = []
-        if chunk and len(self.intake.bad) <= self.intake.config.skip_bad_rows:
+                if len(chunk) == CHUNK_ROWS or row.place.offset - first_byte > CHUNK_BYTES:
+                    yield chunk
+                    chunk = []
+            elif isinstance(row, BadRow):
+                self.fates.note(row.place, "dropped", f"bad row: {row.kind}")
+            else:
+                self.fates.note(row.place, "dropped", "empty answer")
+        if chunk and len(bad) <= allowed:
             yield chunk
 
     def _finish(
@@ -130,7 +136,7 @@ class Collection:
             for piece in kept:
                 self.draws.append(lot)
                 self.rows_of.append(number)
-            pieces += kept
+                pieces.append(piece)
         if pieces:
             self._tokens.append(np.concatenate([piece.tokens for piece in pieces]))
             self._learned.append(np.concatenate([piece.learned for piece in pieces]))

@@ -2,138 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from attune.data.collect import Collection
 from attune.data.intake import NAMED_LINES, Intake
+from attune.data.mask import Masker
 from attune.data.overlong import toll_finding
 from attune.data.template import ChatTemplate
 from attune.types import Finding, Place, Severity
 
 
 def find(collections: Sequence[Collection], template: ChatTemplate) -> tuple[Finding, ...]:
-    """Return the findings of a preparation: how files were read, which rows were dropped and what was done to others."""
+    """Return what a preparation noticed: how files were read, which rows were dropped, what was done to others."""
     found = [_template_finding(template, sum(collection.intake.rows for collection in collections))]
     for collection in collections:
+        rows, toll = collection.intake.rows, collection.toll
         found += find_reading(collection.intake)
-        found += _encoding(collection)
+        if toll.rows:
+            learned, limit = collection.learned_in, collection.limit
+            found.append(toll_finding(toll, rows=rows, learned=learned, limit=limit, policy=collection.policy))
+        found += _mask_findings(collection.masker, rows)
     rank = {"error": 0, "warning": 1, "info": 2}
     return tuple(sorted(found, key=lambda finding: rank[finding.severity]))
 
 
 def find_reading(intake: Intake) -> list[Finding]:
     """Return what the reader and the schema noticed in one file."""
-    layout = Finding("R01", "layout", "info", intake.rows, 1.0, f"{intake.path}: read as {intake.stated}.", "")
-    found = [layout]
+    rows = intake.rows
+    found = [Finding("R01", "layout", "info", rows, 1.0, f"{intake.path}: read as {intake.stated}.", "")]
     if intake.bad:
         kinds = ", ".join(dict.fromkeys(row.kind for row in intake.bad))
-        message = f"{_rows(len(intake.bad))} could not be used and {_were(intake.bad)} dropped, as data.skip_bad_rows allows: {kinds}."
-        texts = [(row.place, row.text) for row in intake.bad]
-        found.append(_finding("R02", "bad-row", "warning", texts, intake.rows, message, "Mend the rows."))
-    if intake.empty:
-        message = f"{_rows(len(intake.empty))} ({_lines(intake.empty)}) {_have(intake.empty)} an empty answer; dropped."
-        fix = 'Write the answers; data.on_empty = "keep" teaches the model to say nothing.'
-        found.append(_finding("D10", "empty-answer", "warning", _bare(intake.empty), intake.rows, message, fix))
-    nul = intake.oddities.get("nul")
+        message = f"{_rows(intake.bad)} could not be used: {kinds}; dropped, as data.skip_bad_rows allows."
+        texts = tuple({"file": r.place.file, "line": r.place.line, "text": r.text} for r in intake.bad[:NAMED_LINES])
+        share = len(intake.bad) / max(1, rows)
+        found.append(Finding("R02", "bad-row", "warning", len(intake.bad), share, message, "Mend the rows.", texts))
+    empty, nul = intake.empty, intake.oddities.get("nul", [])
+    numbers = intake.oddities.get("not-json-number", [])
+    if empty:
+        message = f"{_rows(empty)} ({_lines(empty)}) {_have(empty)} an empty reply; dropped."
+        fix = 'Write the answers; data.on_empty = "keep" keeps the rows and teaches the model to say nothing.'
+        found.append(_warning("D10", "empty-answer", (empty, rows), message=message, fix=fix))
     if nul:
-        message = f"{_rows(len(nul))} {_have(nul)} a NUL character ({_lines(nul)}); kept as is."
-        found.append(
-            _finding(
-                "R03",
-                "nul-character",
-                "warning",
-                _bare(nul),
-                intake.rows,
-                message,
-                "Take the character out if it is not meant.",
-            )
-        )
-    numbers = intake.oddities.get("not-json-number")
+        message = f"{_rows(nul)} {_have(nul)} a NUL character ({_lines(nul)}); kept as is."
+        fix = "Take the character out if it is not meant."
+        found.append(_warning("R03", "nul-character", (nul, rows), message=message, fix=fix))
     if numbers:
-        message = f"{_rows(len(numbers))} {_have(numbers)} a number that is not JSON, such as NaN or 1e999 ({_lines(numbers)}), in a field that is not used; ignored."
-        found.append(_finding("R04", "not-json-number", "info", _bare(numbers), intake.rows, message, "Write null."))
+        message = (
+            f"{_rows(numbers)} {_have(numbers)} a number that is not JSON, such as NaN or 1e999 ({_lines(numbers)}), "
+            "in a field that is not used; ignored."
+        )
+        found.append(
+            _warning("R04", "not-json-number", (numbers, rows), message=message, fix="Write null.", severity="info")
+        )
     return found
 
 
-def _encoding(collection: Collection) -> list[Finding]:
-    """Return what template, tokenizer and length did to the rows of one file."""
-    masker, rows = collection.masker, collection.intake.rows
+def _mask_findings(masker: Masker, rows: int) -> list[Finding]:
+    """Return what template and tokenizer did to the rows of one file."""
     found = []
-    if collection.toll.rows:
-        found.append(
-            toll_finding(
-                collection.toll,
-                rows=rows,
-                learned=collection.learned_in,
-                limit=collection.limit,
-                policy=collection.policy,
-            )
-        )
-    if masker.with_controls:
+    controls, lossy, in_parts = masker.with_controls, masker.lossy, masker.in_parts
+    rewritten = list(dict.fromkeys(masker.rewritten))
+    if controls:
         message = (
-            f"{_rows(len(masker.with_controls))} ({_lines(masker.with_controls)}) hold the string of a control token in their content: "
+            f"{_rows(controls)} ({_lines(controls)}): the content holds {', '.join(sorted(masker.control_texts)[:5])}: "
             "encoded as plain text, not as control tokens."
         )
         fix = "If the rows were rendered with a template before, give the bare messages instead."
-        found.append(_finding("D02", "template-in-content", "warning", _bare(masker.with_controls), rows, message, fix))
-    if masker.lossy:
+        found.append(_warning("D02", "template-in-content", (controls, rows), message=message, fix=fix))
+    if lossy:
         message = (
-            f"{_rows(len(masker.lossy))} ({_lines(masker.lossy)}) hold characters that this tokenizer cannot give back: "
+            f"{_rows(lossy)} ({_lines(lossy)}) hold characters that this tokenizer cannot give back: "
             "what is learned is the tokenizer's own round trip of the answer."
         )
-        found.append(
-            _finding(
-                "T02",
-                "lossy-tokenizer",
-                "warning",
-                _bare(masker.lossy),
-                rows,
-                message,
-                "Look at the rows; a byte-level tokenizer loses nothing.",
-            )
-        )
-    if masker.rewritten:
-        places = list(dict.fromkeys(masker.rewritten))
+        fix = "Look at the rows; a byte-level tokenizer loses nothing."
+        found.append(_warning("T02", "lossy-tokenizer", (lossy, rows), message=message, fix=fix))
+    if rewritten:
         message = (
-            f"{_rows(len(places))} ({_lines(places)}): the chat template rewrites history, so answers before the last one "
-            "stand after another text here than when the model gives them."
+            f"{_rows(rewritten)} ({_lines(rewritten)}): the chat template rewrites history, so answers before the last "
+            "one stand after another text here than when the model gives them."
         )
-        found.append(
-            _finding(
-                "T03",
-                "rewritten-history",
-                "warning",
-                _bare(places),
-                rows,
-                message,
-                'data.mask = "last" learns the last answer only, which is exact.',
-            )
+        fix = 'data.mask = "last" learns the last answer only, which is exact.'
+        found.append(_warning("T03", "rewritten-history", (rewritten, rows), message=message, fix=fix))
+    if in_parts:
+        message = (
+            f"{_rows(in_parts)}: a token would straddle the border of an answer; encoded in parts, as at inference."
         )
-    if masker.in_parts:
-        message = f"{_rows(len(masker.in_parts))}: a token would straddle the border of an answer; encoded in parts, as at inference."
-        found.append(_finding("T04", "encoded-in-parts", "info", _bare(masker.in_parts), rows, message, ""))
+        found.append(_warning("T04", "encoded-in-parts", (in_parts, rows), message=message, fix="", severity="info"))
     return found
 
 
 def _template_finding(template: ChatTemplate, rows: int) -> Finding:
     message = f"chat template: {template.name} ({template.reason}); an answer ends with {template.terminator!r}."
-    fix = (
-        ""
-        if template.reason != "this tokenizer has no chat template; the default is saved with the model"
-        else 'Another: data.template = "chatml" or a Jinja file.'
-    )
+    fix = 'Another one: data.template = "chatml" or a Jinja file.' if template.is_default else ""
     return Finding("T01", "template", "info", rows, 1.0, message, fix)
 
 
-def _finding(
-    identity: str, name: str, severity: Severity, places: Sequence[tuple[Place, str]], rows: int, message: str, fix: str
+def _warning(
+    identity: str,
+    name: str,
+    counted: tuple[Sequence[Place], int],
+    *,
+    message: str,
+    fix: str,
+    severity: Severity = "warning",
 ) -> Finding:
-    examples = tuple({"file": place.file, "line": place.line, "text": text} for place, text in places[:NAMED_LINES])
+    """Return a finding over some places, with the first ones; `counted` is the places and the number of all rows."""
+    places, rows = counted
+    examples = tuple({"file": place.file, "line": place.line, "text": ""} for place in places[:NAMED_LINES])
     return Finding(identity, name, severity, len(places), len(places) / max(1, rows), message, fix, examples)
-
-
-def _bare(places: Iterable[Place]) -> list[tuple[Place, str]]:
-    return [(place, "") for place in places]
 
 
 def _lines(places: Sequence[Place]) -> str:
@@ -141,13 +117,9 @@ def _lines(places: Sequence[Place]) -> str:
     return f"line{'s' * (len(places) > 1)} {named}{', ...' if len(places) > NAMED_LINES else ''}"
 
 
-def _rows(count: int) -> str:
-    return f"{count} row{'s' * (count != 1)}"
+def _rows(things: Sequence[object]) -> str:
+    return f"{len(things)} row{'s' * (len(things) != 1)}"
 
 
 def _have(things: Sequence[object]) -> str:
     return "has" if len(things) == 1 else "have"
-
-
-def _were(things: Sequence[object]) -> str:
-    return "was" if len(things) == 1 else "were"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from attune.config import DataConfig
-from attune.data.read import BadRow, RawRow, file_form, read_rows
+from attune.data.line import BadRow, RawRow
+from attune.data.read import file_form, read_rows
 from attune.data.schema import WORDS, Layout, check_columns, detect_layout, has_empty_answer, rename_columns, to_example
 from attune.errors import DataError
 from attune.types import Example, Place
@@ -41,7 +42,7 @@ class Intake:
     oddities: dict[Oddity, list[Place]] = field(default_factory=dict)
     empty: list[Place] = field(default_factory=list)
     layouts: Counter[str] = field(default_factory=Counter)
-    other_lines: dict[str, list[int]] = field(default_factory=dict)
+    _known: dict[tuple[str, ...], Layout | None] = field(default_factory=dict)
 
     @property
     def stated(self) -> str:
@@ -73,7 +74,7 @@ class Intake:
         counts: Counter[Layout] = Counter()
         for row in rows:
             if isinstance(row, RawRow):
-                layout = detect_layout(rename_columns(row.row.value, self.config.columns))
+                layout = detect_layout(rename_columns(row.value, self.config.columns))
                 if layout:
                     counts[layout] += 1
         if counts:
@@ -84,11 +85,17 @@ class Intake:
         return None
 
     def _no_layout_text(self, row: RawRow) -> str:
-        keys = list(map(str, row.row.value))
+        keys = list(map(str, row.value))
+        absent = {name: own for name, own in self.config.columns.items() if own not in row.value}
+        if absent:
+            name, wished = next(iter(absent.items()))
+            return (
+                f'{row.place} has no column "{wished}" (data.columns.{name}).\nIts columns are: {", ".join(keys[:12])}.'
+            )
         listed = ", ".join(keys[:8]) or "none"
         own = [*keys, "question", "answer"]
         return (
-            f"{row.row.place} has keys: {listed}; that is no layout attune knows.\n"
+            f"{row.place} has keys: {listed}; that is no layout attune knows.\n"
             "Known: messages; conversations; prompt + completion; instruction + output; question + answer; text.\n"
             f'Map yours: data.columns.prompt = "{own[0]}", data.columns.completion = "{own[1]}".'
         )
@@ -97,10 +104,10 @@ class Intake:
         self.rows += 1
         if isinstance(row, BadRow):
             return self._refuse(row)
-        place = row.row.place
-        value = rename_columns(row.row.value, self.config.columns)
+        place = row.place
+        value = rename_columns(row.value, self.config.columns)
         layout = self.layout
-        if layout is None or detect_layout(value) != layout:
+        if layout is None or self._detect(tuple(value)) != layout:
             return self._refuse_layout(place, list(map(str, value)))
         self.layouts[layout] += 1
         for note in row.notes:
@@ -115,6 +122,12 @@ class Intake:
             return EmptyRow(place)
         return example
 
+    def _detect(self, keys: tuple[str, ...]) -> Layout | None:
+        """Return the layout of such keys; rows of a file mostly have the same."""
+        if keys not in self._known:
+            self._known[keys] = detect_layout(keys)
+        return self._known[keys]
+
     def _refuse(self, row: BadRow) -> BadRow:
         self.bad.append(row)
         return row
@@ -123,7 +136,6 @@ class Intake:
         """Note a row whose layout is not the file's."""
         named = detect_layout(keys)
         self.layouts[named or "none"] += 1
-        self.other_lines.setdefault(named or "none", []).append(place.line)
         listed = ", ".join(keys[:6]) or "none"
         return self._refuse(BadRow(place, f"layout {named or 'unknown'}", f"has keys: {listed}"))
 
@@ -141,19 +153,13 @@ class Intake:
         return "\n".join([*lines, f"{total} Mend them, or drop them with data.skip_bad_rows = {count}."])
 
     def _kind_text(self, kind: str, rows: list[BadRow]) -> str:
-        place, text = rows[0].place, rows[0].text
+        text = rows[0].text
         if kind.startswith("layout ") and self.layout:
             text = self._layout_text(kind.removeprefix("layout "), rows)
             if text.startswith("lines "):
                 return f"{self.path}: {text}"
         more = f" ({also(rows)})" if len(rows) > 1 else ""
-        column = ":" if text.startswith("column ") else " "
-        where, text = (
-            (f"{place}:{text[7:].split(':')[0]}", text.split(":", 1)[1].strip())
-            if column == ":"
-            else (str(place), text)
-        )
-        return f"{where} {text}{more}."
+        return f"{rows[0].where} {text}{more}."
 
     def _layout_text(self, named: str, rows: list[BadRow]) -> str:
         mine = self.layouts[self.layout or ""]

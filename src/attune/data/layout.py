@@ -1,4 +1,4 @@
-"""How the rows of one step lie in memory: few, balanced micro-batches, cut only between rows. Never changes the result."""
+"""How the rows of one step lie in memory: few, balanced micro-batches, cut only between rows; never what is learned."""
 
 from __future__ import annotations
 

@@ -45,14 +45,9 @@ def shorten(row: Encoded, limit: int, policy: Policy) -> tuple[list[Encoded], in
     """Return what is trained of an over-long row (nothing, its beginning, or pieces of it) and how many of its tokens.
 
     A cut answer keeps no end token, because that stands at its end. Pieces overlap by one token, which only gives the
-    next one something to be predicted from, so every learned token is learned once. Raises: DataError for `error`.
+    next one something to be predicted from, so every learned token is learned once.
     """
-    if policy == "error":
-        raise DataError(
-            f'{row.place} has {len(row.tokens)} tokens, data.max_length is {limit}, and data.overlong is "error".\n'
-            'Set a larger data.max_length, or data.overlong = "drop", "cut" or "split".'
-        )
-    if policy == "drop":
+    if policy in ("drop", "error"):
         return [], 0
     length = len(row.tokens)
     if policy == "cut":
@@ -72,6 +67,17 @@ def _piece(row: Encoded, start: int, end: int, state: Literal["cut", "used"]) ->
     learned = row.learned[start:end].copy()
     learned[:1] = False
     return Encoded(row.place, row.tokens[start:end], learned, state, row.source, row.weight)
+
+
+def refuse_overlong(toll: Toll, limit: int) -> None:
+    """Raise DataError when there are over-long rows: for data.overlong = "error"."""
+    if toll.rows:
+        place, length = toll.first[0]
+        raise DataError(
+            f'{place} has {length} tokens, data.max_length is {limit} and data.overlong is "error".\n'
+            f"{toll.rows} row{'s are' if toll.rows > 1 else ' is'} over it; the longest has {toll.longest} tokens.\n"
+            'Set a larger data.max_length, or data.overlong = "drop", "cut" or "split".'
+        )
 
 
 def toll_finding(toll: Toll, *, rows: int, learned: int, limit: int, policy: Policy) -> Finding:
@@ -96,8 +102,8 @@ def toll_finding(toll: Toll, *, rows: int, learned: int, limit: int, policy: Pol
         severity="warning" if lost > 0.005 * learned else "info",
         rows=toll.rows,
         share=toll.rows / max(1, rows),
-        message=f"{toll.rows} of {rows} rows are over {limit} tokens (line {place.line}: {length}; longest {toll.longest}); "
-        f"{toll.without_answer} {has} no answer token within {limit}. {ways.get(policy, '')}",
+        message=f"{toll.rows} of {rows} rows are over {limit} tokens (line {place.line}: {length}; "
+        f"longest {toll.longest}); {toll.without_answer} {has} no answer token within {limit}. {ways.get(policy, '')}.",
         fix=f"data.max_length = {toll.longest} keeps all; {others}.",
         examples=tuple({"file": p.file, "line": p.line, "text": f"{n} tokens"} for p, n in toll.first),
     )

@@ -73,7 +73,8 @@ def resolve_max_length(config: Config, model_length: int | None) -> tuple[int, s
     if wished != "auto":
         if model_length is not None and wished > model_length:
             raise ConfigError(
-                f"data.max_length is {wished}, but the model attends to at most {model_length} tokens.\nSet data.max_length = {model_length} or less."
+                f"data.max_length is {wished}, but the model attends to at most {model_length} tokens.\n"
+                f"Set data.max_length = {model_length} or less."
             )
         return wished, "chosen"
     if model_length is not None and model_length <= LONGEST_BY_DEFAULT:
@@ -126,11 +127,13 @@ def _collect(path: str, config: Config, template: ChatTemplate, *, limit: int) -
     toll, intake = collection.toll, collection.intake
     if toll.rows:
         raise DataError(
-            f"{path}: 0 of {intake.rows} rows keep an answer token at data.max_length {limit}; shortest needs {toll.shortest_need}.\n"
+            f"{path}: 0 of {intake.rows} rows keep an answer token at data.max_length {limit}; "
+            f"shortest needs {toll.shortest_need}.\n"
             f"Set data.max_length = {toll.shortest_need} or more (the model must be able to attend to that many)."
         )
     raise DataError(
-        f"{path}: 0 of {intake.rows} rows can be learned from: {len(intake.bad)} bad, {len(intake.empty)} with an empty answer.\n"
+        f"{path}: 0 of {intake.rows} rows can be learned from: {len(intake.bad)} bad, "
+        f"{len(intake.empty)} with an empty answer.\n"
         'Rows with an empty answer stay with data.on_empty = "keep".'
     )
 
@@ -147,7 +150,8 @@ def _split(trained: Collection, config: Config) -> tuple[Corpus, Corpus | None, 
         return everything, None, ()
     if chosen.all():
         raise DataError(
-            f"data.valid_share = {config.data.valid_share} holds out all {everything.num_rows} rows: nothing is left to train on."
+            f"data.valid_share = {config.data.valid_share} holds out all {everything.num_rows} rows: "
+            "nothing is left to train on."
         )
     _mark_held_out(trained, chosen)
     rows = {int(row) for row in np.array(trained.rows_of, dtype=np.int64)[chosen]}
@@ -224,7 +228,7 @@ def _preview_row(
     for is_learned, run in groupby(learned.tolist()):
         end = start + sum(1 for _ in run)
         ids = tokens[start:end].tolist()
-        pieces.append([tokenizer.decode(ids) if start == 0 else tokenizer.decode_after([ids])[0], int(is_learned)])
+        pieces.append([tokenizer.decode(ids) if start == 0 else tokenizer.decode_after(ids), int(is_learned)])
         start = end
     return {
         "file": place.file,

@@ -134,6 +134,6 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+def _to_json(value: Any, *, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     """Return JSON without HTML escapes, as transformers does."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
-from attune.data.read import BadRow, RawRow, json_kind
+from attune.data.line import BadRow, RawRow, json_kind
 from attune.errors import ConfigError
 from attune.types import Example, Message
 
@@ -93,15 +93,15 @@ def to_example(raw: RawRow, value: Mapping[str, Any], layout: Layout, mask: str)
         twice = _duplicate_key(raw.raw, value, layout)
         if twice:
             raise _FaultError("duplicate key", f'"{twice}" appears twice')
-        source = raw.row.place.file
+        source = raw.place.file
         if layout == "text":
             text = _text(value["text"], "text")
-            return Example(raw.row.place, text=text, source=source)
-        messages = _READERS[layout](value, mask)
+            return Example(raw.place, text=text, source=source)
+        messages = _read_prompt(value, mask) if layout == "prompt/completion" else _READERS[layout](value)
         _check_turns(messages)
-        return Example(raw.row.place, messages=messages, tools=_tools(value.get("tools")), source=source)
+        return Example(raw.place, messages=messages, tools=_tools(value.get("tools")), source=source)
     except _FaultError as fault:
-        return BadRow(raw.row.place, fault.kind, fault.text)
+        return BadRow(raw.place, fault.kind, fault.text)
 
 
 def has_empty_answer(example: Example) -> bool:
@@ -121,11 +121,10 @@ def _check_turns(messages: Sequence[Message]) -> None:
     """Raise a fault for a conversation in which nothing can be learned."""
     if not any(message.role == "assistant" for message in messages):
         raise _FaultError("no assistant turn", "has no assistant turn: nothing to learn")
-    if all(message.train is False or message.weight == 0 for message in messages if message.role == "assistant"):
-        if not any(message.train for message in messages):
-            raise _FaultError(
-                "nothing to learn", "has train = false (or weight 0) on every assistant turn: nothing to learn"
-            )
+    answers = [message for message in messages if message.role == "assistant"]
+    if all(m.train is False or m.weight == 0 for m in answers) and not any(m.train for m in messages):
+        text = "has train = false (or weight 0) on every assistant turn: nothing to learn"
+        raise _FaultError("nothing to learn", text)
     weights = {message.weight for message in messages if message.role == "assistant" and message.train is not False}
     if len(weights - {0}) > 1:
         raise _FaultError(
@@ -133,11 +132,11 @@ def _check_turns(messages: Sequence[Message]) -> None:
         )
 
 
-def _read_messages(value: Mapping[str, Any], mask: str) -> tuple[Message, ...]:
+def _read_messages(value: Mapping[str, Any]) -> tuple[Message, ...]:
     return _turns(value["messages"], "messages")
 
 
-def _read_sharegpt(value: Mapping[str, Any], mask: str) -> tuple[Message, ...]:
+def _read_sharegpt(value: Mapping[str, Any]) -> tuple[Message, ...]:
     return (*_system(value), *_turns(value["conversations"], "conversations"))
 
 
@@ -160,7 +159,7 @@ def _as_context(turn: Message) -> Message:
     return Message(turn.role, turn.content, False, turn.weight, turn.reasoning, turn.tool_calls, turn.name)
 
 
-def _read_alpaca(value: Mapping[str, Any], mask: str) -> tuple[Message, ...]:
+def _read_alpaca(value: Mapping[str, Any]) -> tuple[Message, ...]:
     question = _text(value["instruction"], "instruction")
     extra = value.get("input")
     if extra is not None and _text(extra, "input").strip():
@@ -174,7 +173,7 @@ def _read_alpaca(value: Mapping[str, Any], mask: str) -> tuple[Message, ...]:
     return (*_system(value), *history, Message("user", question), Message("assistant", _text(value[name], name)))
 
 
-def _read_question(value: Mapping[str, Any], mask: str) -> tuple[Message, ...]:
+def _read_question(value: Mapping[str, Any]) -> tuple[Message, ...]:
     turns = (
         Message("user", _text(value["question"], "question")),
         Message("assistant", _text(value["answer"], "answer")),
@@ -185,7 +184,6 @@ def _read_question(value: Mapping[str, Any], mask: str) -> tuple[Message, ...]:
 _READERS = {
     "messages": _read_messages,
     "sharegpt": _read_sharegpt,
-    "prompt/completion": _read_prompt,
     "alpaca": _read_alpaca,
     "question/answer": _read_question,
 }
@@ -318,23 +316,16 @@ def _duplicate_key(raw: bytes, value: Mapping[str, Any], layout: Layout) -> str 
 
     Cheap for most rows: only a line in which such a name is written more often than expected is parsed again.
     """
-    if not raw:
-        return None
-    names = [name for group in LAYOUTS[layout] for name in group if name in value]
-    if all(raw.count(b'"%b"' % name.encode()) <= 1 for name in names):
-        turns = (
-            value.get("messages")
-            if layout == "messages"
-            else value.get("conversations")
-            if layout == "sharegpt"
-            else None
-        )
-        if not isinstance(turns, list) or not any(
-            raw.count(key) > len(turns) for key in (b'"role"', b'"content"', b'"from"', b'"value"')
-        ):
+    turns = value.get(_LISTS[layout]) if layout in _LISTS else ()
+    expected = len(turns) if isinstance(turns, list) else 0
+    for name in _WATCHED[layout]:
+        if raw.count(name) > 1:
+            break
+    else:
+        if not expected or all(raw.count(name) <= expected for name in _WATCHED_IN_TURNS):
             return None
     twice: list[str] = []
-    watched = {*names, "role", "content", "from", "value"}
+    watched = {name.decode().strip('"') for name in (*_WATCHED[layout], *_WATCHED_IN_TURNS)}
 
     def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen = dict(pairs)
@@ -346,5 +337,12 @@ def _duplicate_key(raw: bytes, value: Mapping[str, Any], layout: Layout) -> str 
     try:
         json.loads(raw, object_pairs_hook=keep)
     except (ValueError, RecursionError):
-        return None
+        return None  # odd JSON that the reader has already judged
     return twice[0] if twice else None
+
+
+_LISTS: dict[Layout, str] = {"messages": "messages", "sharegpt": "conversations"}
+_WATCHED: dict[Layout, tuple[bytes, ...]] = {
+    layout: tuple(f'"{name}"'.encode() for group in groups for name in group) for layout, groups in LAYOUTS.items()
+}
+_WATCHED_IN_TURNS = (b'"role"', b'"content"', b'"from"', b'"value"')

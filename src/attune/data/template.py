@@ -5,16 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 from jinja2 import nodes
 
 from attune.data.sandbox import MAX_WORK, WORK_PER_TURN, Sandbox
 from attune.data.tokenizer import Tokenizer
+from attune.data.turns import Rendered, Shape, Turn, cut_at_marks, fill, keeps, mark
 from attune.errors import ConfigError, TemplateError
 from attune.types import Example, Message
 
@@ -35,45 +34,15 @@ NONE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
 )
 NAMED = {"plain": PLAIN, "chatml": CHATML, "none": NONE}
+BY_DEFAULT = "this tokenizer has no chat template; the default is saved with the model"
 PROVED_FIRST, PROVED_EVERY = (
     16,
     64,
 )  # rows of a shape that are rendered by Jinja too: the first ones, then one in so many
 
 
-class Turn(NamedTuple):
-    """An answer in a rendered text: what the model must write after the generation prompt, terminator included."""
-
-    message: int  # its index in the conversation
-    start: int
-    end: int
-    border: str  # the template's own text just before it; empty where that is not known
-    expected: str  # what the learned tokens must say
-    is_rewritten: bool = False  # the text before it is not what the model sees when it answers here
-    is_changed: bool = False  # the template did not keep the answer's own words
-
-
-class Rendered(NamedTuple):
-    """A conversation as text: `contents` are the spans of the messages' own words (the rest is the template's)."""
-
-    text: str
-    contents: tuple[tuple[int, int], ...] | None
-    turns: tuple[Turn, ...]
-
-
 class ShapeMismatchError(Exception):
     """A row of a known shape that Jinja renders otherwise than the compiled pieces: compile no more, start again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How conversations with the same roles read: the template's text before, between and after the contents.
-
-    `turns` holds, for each answer: message index, characters learned before its content, after it, rewritten or not.
-    """
-
-    pieces: tuple[str, ...]
-    turns: tuple[tuple[int, int, int, bool], ...]
 
 
 class ChatTemplate:
@@ -81,6 +50,7 @@ class ChatTemplate:
 
     def __init__(self, name: str, source: str, tokenizer: Tokenizer, reason: str) -> None:
         self.name, self.source, self.reason = name, source, reason
+        self.is_default = reason == BY_DEFAULT
         self.tokenizer = tokenizer
         self.compiles = True
         self._sandbox = Sandbox()
@@ -111,7 +81,7 @@ class ChatTemplate:
         if self.compiles and not example.tools and all(map(self._is_simple, example.messages)):
             shape = self._shape(shape_key, example)
             if shape is not None:
-                rendered = _fill(shape, example.messages, self.terminator)
+                rendered = fill(shape, example.messages, self.terminator)
                 self._prove(shape_key, example, rendered)
                 return rendered
         return self._render_slowly(example)
@@ -119,6 +89,21 @@ class ChatTemplate:
     def render_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """Return what the model sees when it is asked to answer: the conversation and the generation prompt."""
         return self._run([_to_dict(message) for message in messages], tools, asks=True)
+
+    def locate(
+        self, text: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, asks: bool = False
+    ) -> tuple[tuple[int, int], ...] | None:
+        """Return the span of every message's own words in a rendered text; None if the template changes them."""
+        marked = [{**_to_dict(message), "content": mark(number)} for number, message in enumerate(messages)]
+        cut = cut_at_marks(self._run(marked, tools, asks=asks), len(messages))
+        if cut is None:
+            return None
+        for contents in ([m.content for m in messages], [m.content.strip() for m in messages]):
+            words = [Message(m.role, content) for m, content in zip(messages, contents, strict=True)]
+            filled = fill(Shape(cut[0], ()), words, "")
+            if filled.text == text:
+                return filled.contents
+        return None
 
     def _render_text(self, text: str) -> Rendered:
         bos = (self.tokenizer.bos_token or "") if self.tokenizer.adds_bos else ""
@@ -132,7 +117,10 @@ class ChatTemplate:
             return False
         if self._strips and (content[0].isspace() or content[-1].isspace()):
             return False
-        return not any(literal in content for literal in self._triggers)
+        for literal in self._triggers:  # noqa: SIM110 - a loop is several times faster than any() here
+            if literal in content:
+                return False
+        return True
 
     def _run(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, asks: bool) -> str:
         """Return Jinja's own rendering. Raises: TemplateError with the template's complaint."""
@@ -161,13 +149,13 @@ class ChatTemplate:
 
     def _find_terminator(self) -> str:
         """Return what ends an answer: the text after it up to the first control token."""
-        messages = [{"role": "user", "content": _mark(0)}, {"role": "assistant", "content": _mark(1)}]
+        messages = [{"role": "user", "content": mark(0)}, {"role": "assistant", "content": mark(1)}]
         text = self._run(messages, (), asks=False)
-        if text.count(_mark(0)) < 1 or text.count(_mark(1)) != 1:
+        if text.count(mark(0)) < 1 or text.count(mark(1)) != 1:
             raise TemplateError(
                 f"chat template {self.name} does not show the text of its messages.\nUse another with data.template."
             )
-        tail = text[text.index(_mark(1)) + len(_mark(1)) :]
+        tail = text[text.index(mark(1)) + len(mark(1)) :]
         ends = [(tail.index(c.text), -len(c.text)) for c in self.tokenizer.controls if c.text in tail]
         if not ends:
             if self.tokenizer.eos_id is None:
@@ -177,9 +165,9 @@ class ChatTemplate:
                 'Write {{ eos_token }} after the answer, or use data.template = "plain".'
             )
         asked = self._run(messages[:1], (), asks=True)
-        if asked == self._run(messages[:1], (), asks=False) and not text.startswith(asked + _mark(1)):
+        if asked == self._run(messages[:1], (), asks=False) and not text.startswith(asked + mark(1)):
             raise TemplateError(
-                f"chat template {self.name} has no generation prompt: the model would have to write the answer's heading itself.\n"
+                f"chat template {self.name} has no generation prompt: the model would write the heading itself.\n"
                 "Add {% if add_generation_prompt %}...{% endif %} at its end."
             )
         start, length = min(ends)
@@ -192,26 +180,20 @@ class ChatTemplate:
 
     def _compile(self, roles: tuple[str, ...], example: Example) -> Shape | None:
         """Return the pieces of text around the contents of such conversations; None if they cannot be told apart."""
-        messages = [{"role": role, "content": _mark(number)} for number, role in enumerate(roles)]
+        messages = [{"role": role, "content": mark(number)} for number, role in enumerate(roles)]
         text = self._run_for(example, messages)
-        bounds, position = [], 0
-        for number in range(len(roles)):
-            mark = _mark(number)
-            if text.count(mark) != 1 or text.index(mark) < position:
-                return None
-            position = text.index(mark) + len(mark)
-            bounds.append((position - len(mark), position))
-        starts = [0, *(end for _, end in bounds)]
-        ends = [*(start for start, _ in bounds), len(text)]
-        pieces = tuple(text[start:end] for start, end in zip(starts, ends, strict=True))
+        cut = cut_at_marks(text, len(roles))
+        if cut is None:
+            return None
+        pieces, bounds = cut
         turns = []
         for number, role in enumerate(roles):
             if role == "assistant":
                 asked = self._run_for(example, messages[:number], asks=True)
                 start, end = bounds[number]
-                follows = text.startswith(asked) and len(asked) <= start and len(asked) >= starts[number]
-                learned_after = len(self.terminator) if text.startswith(self.terminator, end) else 0
-                turns.append((number, start - len(asked) if follows else 0, learned_after, not follows))
+                follows = text.startswith(asked) and start - len(pieces[number]) <= len(asked) <= start
+                after = len(self.terminator) if text.startswith(self.terminator, end) else 0
+                turns.append((number, start - len(asked) if follows else 0, after, not follows))
         return Shape(pieces, tuple(turns))
 
     def _run_for(self, example: Example, messages: Sequence[Mapping[str, Any]], *, asks: bool = False) -> str:
@@ -236,7 +218,7 @@ class ChatTemplate:
         messages = [_to_dict(message) for message in example.messages]
         self._refuse_unsupported(example)
         text = self._run_for(example, messages)
-        contents = _locate(text, example.messages)
+        contents = self.locate(text, example.messages, example.tools)
         turns = []
         for number, message in enumerate(example.messages):
             if message.role == "assistant":
@@ -255,7 +237,7 @@ class ChatTemplate:
             length = told.rfind(self.terminator, len(asked)) + len(self.terminator)
             if length >= len(asked) + len(self.terminator) and text.startswith(told[:length]):
                 said = text[len(asked) : length]
-                return Turn(number, len(asked), length, "", said, is_changed=not _keeps(said, message.content))
+                return Turn(number, len(asked), length, "", said, is_changed=not keeps(said, message.content))
         if span is None:
             return Turn(number, 0, 0, "", "", is_rewritten=True, is_changed=True)
         end = span[1] + (len(self.terminator) if text.startswith(self.terminator, span[1]) else 0)
@@ -267,24 +249,22 @@ class ChatTemplate:
             "",
             text[start:end],
             is_rewritten=True,
-            is_changed=not _keeps(text[start:end], message.content),
+            is_changed=not keeps(text[start:end], message.content),
         )
 
     def _refuse_unsupported(self, example: Example) -> None:
         """Raise TemplateError when the template would silently drop tools or tool calls."""
-        calls = any(message.tool_calls for message in example.messages)
-        if calls and "tool_calls" not in self.source:
-            raise TemplateError(
-                f"{example.place} has tool calls, which chat template {self.name} does not render.\nUse a template that does, with data.template."
-            )
-        if example.tools and "tools" not in self.source:
-            raise TemplateError(
-                f"{example.place} defines tools, which chat template {self.name} does not render.\nUse a template that does, with data.template."
-            )
-        if any(message.reasoning for message in example.messages) and "reasoning_content" not in self.source:
-            raise TemplateError(
-                f"{example.place} has reasoning, which chat template {self.name} does not render.\nPut it into the content, or use a template that renders reasoning_content."
-            )
+        wants = {
+            "tool_calls": any(message.tool_calls for message in example.messages),
+            "tools": bool(example.tools),
+            "reasoning_content": any(message.reasoning for message in example.messages),
+        }
+        for name, is_wanted in wants.items():
+            if is_wanted and name not in self.source:
+                raise TemplateError(
+                    f"{example.place} has {name}, which chat template {self.name} does not render.\n"
+                    "Use a template that does, with data.template, or take it out of the row."
+                )
 
 
 def open_template(choice: str, tokenizer: Tokenizer) -> ChatTemplate:
@@ -298,7 +278,7 @@ def open_template(choice: str, tokenizer: Tokenizer) -> ChatTemplate:
         return ChatTemplate("tokenizer", tokenizer.chat_template, tokenizer, "the tokenizer's own")
     reason = "chosen"
     if choice == "auto":
-        choice, reason = "plain", "this tokenizer has no chat template; the default is saved with the model"
+        choice, reason = "plain", BY_DEFAULT
     if choice in NAMED:
         return ChatTemplate(choice, named_source(choice, tokenizer), tokenizer, reason)
     path = Path(choice)
@@ -326,50 +306,6 @@ def _no_end_token(tokenizer: Tokenizer) -> str:
         f"the tokenizer in {tokenizer.folder} has no end token: replies would never stop.\n"
         'Name one as "eos_token" in its tokenizer_config.json.'
     )
-
-
-def _mark(number: int) -> str:
-    """Return a text that stands for a content, that no template contains and that no template changes."""
-    return f"Qx{number}Zq{number}Jw"
-
-
-def _fill(shape: Shape, messages: Sequence[Message], terminator: str) -> Rendered:
-    """Return the text of a conversation put together from the pieces of its shape."""
-    parts: list[str] = []
-    contents: list[tuple[int, int]] = []
-    position = 0
-    for piece, message in zip(shape.pieces, messages, strict=False):
-        start = position + len(piece)
-        position = start + len(message.content)
-        parts += (piece, message.content)
-        contents.append((start, position))
-    parts.append(shape.pieces[-1])
-    turns = []
-    for number, before, after, is_rewritten in shape.turns:
-        start, end = contents[number]
-        piece = shape.pieces[number]
-        border, lead = (piece[: len(piece) - before], piece[len(piece) - before :]) if before else (piece, "")
-        expected = lead + messages[number].content + terminator[:after]
-        turns.append(Turn(number, start - before, end + after, border, expected, is_rewritten))
-    return Rendered("".join(parts), tuple(contents), tuple(turns))
-
-
-def _locate(text: str, messages: Sequence[Message]) -> tuple[tuple[int, int], ...] | None:
-    """Return the span of every message's content in a text, None if one is not there as it was written."""
-    spans, position = [], 0
-    for message in messages:
-        content = message.content if message.content in text[position:] else message.content.strip()
-        start = text.find(content, position)
-        if start < 0:
-            return None
-        position = start + len(content)
-        spans.append((start, position))
-    return tuple(spans)
-
-
-def _keeps(said: str, content: str) -> bool:
-    """Return whether a rendered answer holds all of the content, white space aside."""
-    return "".join(content.split()) in "".join(said.split())
 
 
 def _to_dict(message: Message) -> dict[str, Any]:
@@ -408,9 +344,3 @@ def _literals_tested(tree: nodes.Template) -> list[str]:
             part.value for part in parts if isinstance(part, nodes.Const) and isinstance(part.value, str) and part.value
         )
     return sorted(found)
-
-
-def markup_of(rendered: Rendered) -> list[tuple[int, int]]:
-    """Return the spans of a rendered text that the template wrote itself."""
-    edges = [0, *(edge for span in rendered.contents or () for edge in span), len(rendered.text)]
-    return [(start, end) for number, (start, end) in enumerate(pairwise(edges)) if number % 2 == 0 and end > start]

@@ -1,4 +1,4 @@
-"""The model's tokenizer without the model: fast to load, and able to encode text that must not become control tokens."""
+"""The model's tokenizer without the model: fast to load, and able to keep words from becoming control tokens."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class Tokenizer:
             if token.special
         )
         self.special_tokens: dict[str, int] = {control.text: control.id for control in self.controls}
+        self.control_ids = frozenset(self.special_tokens.values())
         # a text without any of these two-letter beginnings holds no control token: one quick look for most rows
         self._stems = tuple(sorted({control.text[:2] for control in self.controls}))
         added = backend.encode("a", add_special_tokens=True).ids
@@ -72,11 +73,10 @@ class Tokenizer:
         text: str = self.backend.decode(list(ids), skip_special_tokens=False)
         return text
 
-    def decode_after(self, runs: Sequence[Sequence[int]]) -> list[str]:
-        """Return the text of each run of ids as it reads when other text stands before it (leading space kept)."""
-        anchored = [[*self._anchor_ids, *run] for run in runs]
-        texts = self.backend.decode_batch(anchored, skip_special_tokens=False)
-        return [text[self._anchor_length :] for text in texts]
+    def decode_after(self, ids: Sequence[int]) -> str:
+        """Return the text of ids as it reads when other text stands before it (a leading space is kept)."""
+        text: str = self.backend.decode([*self._anchor_ids, *ids], skip_special_tokens=False)
+        return text[self._anchor_length :]
 
     @cached_property
     def _anchor_ids(self) -> list[int]:
@@ -182,7 +182,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(
-            f"{folder} has no tokenizer.json.\nSave the tokenizer in the fast format: AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+            f"{folder} has no tokenizer.json.\n"
+            "Save the tokenizer in the fast format: AutoTokenizer.from_pretrained(...).save_pretrained(...)."
         )
     try:
         backend = Backend.from_file(str(path))
