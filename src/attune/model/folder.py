@@ -71,7 +71,8 @@ def check_folder(folder: Path) -> None:
 
 def _check_weights(file: Path) -> None:
     """Raise ModelError for a file that only looks like weights."""
-    head = file.open("rb").read(64)
+    with file.open("rb") as stream:
+        head = stream.read(64)
     if head.startswith(b"version https://git-lfs"):
         raise ModelError(f"{file} is a Git LFS pointer ({file.stat().st_size} bytes), not weights: git lfs pull.")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
