@@ -130,6 +130,7 @@ def test_hover_tells_the_values(plain: Opened) -> None:
     assert "step 1" in text
     for curve in ("train, smoothed", "train, each step"):
         assert curve in text
+    assert "(step 140)" in text  # the nearest validation says where it was measured
 
 
 def test_zoom_is_linked_and_reset(plain: Opened) -> None:

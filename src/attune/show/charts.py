@@ -172,14 +172,11 @@ def _train_traces(curve: Points, *, can_smooth: bool = True) -> list[Figure]:
 def _valid_traces(curve: Points) -> list[Figure]:
     if not curve:
         return []
-    line = _line("validation", thin(curve), "var(--valid)")
-    return [
-        {
-            **line,
-            "mode": "lines+markers" if len(curve) <= 2 * FEW_POINTS else "lines",
-            "marker": {"size": 6, "color": "var(--valid)"},
-        }
-    ]
+    marker = {"size": 6, "color": "var(--valid)"}
+    mode = "lines+markers" if len(curve) <= 2 * FEW_POINTS else "lines"
+    # The hover shows the nearest validation, which seldom is at the step under the pointer: it names its own.
+    hover = "%{y:.4~g} (step %{x:,d})"
+    return [_line("validation", thin(curve), "var(--valid)") | {"mode": mode, "marker": marker, "hovertemplate": hover}]
 
 
 def _line(name: str, curve: Points, color: str, *, width: float = 2) -> Figure:
@@ -276,8 +273,8 @@ def shared_look() -> Figure:
         "hoverlabel": {"bgcolor": "var(--paper)", "bordercolor": "var(--rule)", "font": {"color": "var(--ink)"}},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": "var(--ink)"}},
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
+        "paper_bgcolor": "var(--paper)",
+        "plot_bgcolor": "var(--paper)",
         "shapes": [],
         "annotations": [],
     }
