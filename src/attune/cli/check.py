@@ -14,7 +14,7 @@ def check(context: typer.Context, *, config: ConfigFile = None, json: Json = Fal
 
     With --model FOLDER also tokens, lengths and the mask are checked.
     """
-    settings = read_settings(context.args, config)
+    settings = read_settings(context, config)
     from attune.cli.screen import Screen
     from attune.errors import DataError
     from attune.show.summary import check_lines

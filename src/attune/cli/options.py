@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,12 +36,18 @@ class SettingsCommand(TyperCommand):
         super().format_epilog(ctx, formatter)
 
 
-def read_settings(words: list[str], config_file: str | None) -> Config:
+def read_settings(context: typer.Context, config_file: str | None) -> Config:
     """Return the config of a verb called as VERB [CONFIG|DATA] [--config FILE] [SETTINGS]. Raises ConfigError."""
     from attune.config_file import build_config, parse_arguments, train_source
+    from attune.config_words import is_known
     from attune.errors import ConfigError
 
-    targets, given = parse_arguments(words)
+    targets, given = parse_arguments(context.args)
+    own = [name for option in context.command.params for name in option.opts if name.startswith("--")]
+    for setting in given:
+        near = difflib.get_close_matches(setting.spelling, own, n=1, cutoff=0.8)
+        if near and not is_known(setting.name):
+            raise ConfigError(f"unknown option {setting.spelling} - did you mean {near[0]}?")
     if len(targets) > 1:
         raise ConfigError(f"one config or data file is wanted, found {len(targets)}: {', '.join(targets[:4])}")
     path, flags = train_source(targets[0] if targets else None, config_file)

@@ -22,7 +22,7 @@ def train(context: typer.Context, *, config: ConfigFile = None, dry_run: DryRun 
 
     With a config: attune train config.yaml train.steps=50
     """
-    settings = read_settings(context.args, config)
+    settings = read_settings(context, config)
     from attune.cli.screen import Screen
     from attune.config_file import dump_yaml
     from attune.train.run import finetune, gather
