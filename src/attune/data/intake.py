@@ -159,17 +159,25 @@ class Intake:
             if text.startswith("lines "):
                 return f"{self.path}: {text}"
         more = f" ({also(rows)})" if len(rows) > 1 else ""
-        return f"{rows[0].where} {text}{more}."
+        end = "" if text.endswith("?") and not more else "."
+        return f"{rows[0].where} {text}{more}{end}"
 
     def _layout_text(self, named: str, rows: list[BadRow]) -> str:
-        mine = self.layouts[self.layout or ""]
-        lines = [row.place.line for row in rows]
-        if named != "unknown" and len(rows) >= 2 and len(rows) * 5 >= mine:
-            name = WORDS[named].split(" (")[0]  # type: ignore[index]
-            mine_name = WORDS[self.layout].split(" (")[0] if self.layout else ""
-            return f"lines {lines[0]}-{lines[-1]} are {name}, the other {mine} rows {mine_name}: split the file"
-        keys = " + ".join(WORDS[self.layout].split(" (")[0].split("/")) if self.layout else ""
-        return f"{rows[0].text}; other {mine} rows have: {keys}. One format per file"
+        """Return what is wrong with rows whose layout is not the file's: a few strays, or a second file appended."""
+        if self.layout is None:
+            return rows[0].text
+        own, count = _short(self.layout), self.layouts[self.layout]
+        first, last = rows[0].place.line, rows[-1].place.line
+        if named == "unknown" or len(rows) * 5 < count or len(rows) < 2:
+            return f"{rows[0].text}; other {count} rows have: {own.replace('/', ' + ')}. One format per file"
+        if first > 1 and last - first == len(rows) - 1:
+            return f"lines 1-{first - 1} are {own}, {first}-{last} are {_short(named)}: split the file"
+        return f"lines {first}-{last}: {len(rows)} rows are {_short(named)}, {count} are {own}: split the file"
+
+
+def _short(layout: str) -> str:
+    """Return a layout's name without its explanation."""
+    return WORDS[layout].split(" (")[0]  # type: ignore[index]
 
 
 def also(rows: list[BadRow]) -> str:

@@ -131,7 +131,7 @@ def _line_fault(place: Place, raw: bytes, error: orjson.JSONDecodeError) -> BadR
     rest = text.rstrip()[error.pos :].strip()
     if not rest:
         return BadRow(place, "bad JSON", "the line ends before its JSON does", error.colno)
-    return BadRow(place, "bad JSON", f'{_wanted(error)}, found "{rest[:12]}"', error.colno)
+    return BadRow(place, "bad JSON", f'{_wanted(error)}, found "{_first_word(rest)}"', error.colno)
 
 
 def not_utf8(raw: bytes, at: int) -> str:
@@ -139,6 +139,11 @@ def not_utf8(raw: bytes, at: int) -> str:
     return (
         f"byte 0x{raw[at]:02X} at column {at + 1} is not UTF-8 (looks like Latin-1). Convert: iconv -f latin1 -t utf-8"
     )
+
+
+def _first_word(text: str) -> str:
+    """Return the first word or sign of a text, cut short."""
+    return str(re.findall(r"\w+|\W", text)[0])[:20]
 
 
 def _ends_in_string(text: str) -> bool:
@@ -159,10 +164,8 @@ def _is_cut(text: str) -> bool:
 
 def _wanted(error: orjson.JSONDecodeError) -> str:
     """Return the parser's complaint in words."""
-    message = error.msg.split(":")[0].strip()
-    known = {
-        "unexpected character": "expected a value",
-        "unexpected content after document": "expected the end of the line",
-        "trailing comma is not allowed": "a comma before the end is not allowed",
-    }
-    return known.get(message, message)
+    if "expected a JSON value" in error.msg:
+        return "expected a value"
+    if error.msg == "unexpected content after document":
+        return "expected the end of the line"
+    return error.msg
