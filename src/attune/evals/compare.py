@@ -142,7 +142,7 @@ def mcnemar(a: Floats, b: Floats) -> float:
     for count in range(fewer):
         ways = ways * (discordant - count) // (count + 1)
         tail += ways
-    return min(1.0, 2 * tail / 2**discordant)
+    return float(min(1.0, 2 * tail / 2**discordant))
 
 
 def sign_flip(differences: Floats, weights: Floats, source: np.random.Generator) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from attune.world import mix_seed
 # Of 16 to 200 rows at once, 64 took the least time on two cores for a 10 M-parameter Llama: more only move more cache.
 BATCH_ROWS = 64
 BATCH_TOKENS = 65_536  # positions a batch may hold: the cache of an 8 B model with grouped keys then takes about 9 GB
+UNBOUNDED = 2**31  # room for an answer where the model does not say how long its context is
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def stream(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Yield the tokens of one answer as they are made, up to its stop token or the limit.
 
     The model's attention is switched while the iterator is alive: finish or close it before using the model otherwise.
@@ -105,6 +106,12 @@ def stream(
             yield token
 
 
+def context_length(model: nn.Module) -> int | None:
+    """Return how many positions the model can attend to, None where its config does not say."""
+    length = getattr(_core(model).config.get_text_config(), "max_position_embeddings", None)
+    return None if length is None else int(length)
+
+
 def room_for_answer(model: nn.Module, prompt: Sequence[int], name: str) -> int:
     """Return how many tokens the model's context leaves for an answer to `prompt`, at least 1.
 
@@ -112,15 +119,15 @@ def room_for_answer(model: nn.Module, prompt: Sequence[int], name: str) -> int:
     """
     if not prompt:
         raise ModelError(f"{name} has no tokens, so there is nothing to answer. Does the chat template render it?")
-    context = getattr(_core(model).config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(model)
     if context is None:
-        return 2**31
+        return UNBOUNDED
     if len(prompt) >= context:
         raise ModelError(
             f"{name} has {len(prompt):,} tokens, and the model's context holds {context:,}: no room to answer.\n"
             "Shorten the prompt, or choose a model with a longer context."
         )
-    return int(context - len(prompt))
+    return context - len(prompt)
 
 
 @contextmanager
