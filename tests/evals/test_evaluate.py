@@ -139,15 +139,11 @@ def test_other_rows_and_a_limit(make_run: Make, tmp_path: Path) -> None:
 
 def test_the_answer_limit_comes_from_the_references(make_run: Make) -> None:
     """Without a wish it is 1.5 times the longest usual reference, and said so."""
-    heard: list[Any] = []
-    document = evaluate(
-        make_run(), limit=2, on_event=lambda kind, payload: heard.append(payload) if kind == "note" else None
-    )
+    notes: list[str] = []
+    document = evaluate(make_run(), limit=2, on_event=lambda kind, said: notes.append(said) if kind == "note" else None)
     longest = max(len(json.dumps({"c": colour, "n": 0})) + 1 for colour in COLOURS)  # a token per byte, and the end
     assert 16 <= document["max_new_tokens"] <= 1.5 * longest + 1
-    assert f"at most {document['max_new_tokens']} tokens: 1.5 times" in next(
-        payload for kind, payload in heard if kind == "note"
-    )
+    assert f"at most {document['max_new_tokens']} tokens: 1.5 times" in notes[0]
 
 
 def test_several_turns_are_scored_on_the_last_answer(make_run: Make, tmp_path: Path) -> None:
