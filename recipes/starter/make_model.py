@@ -1,6 +1,6 @@
 """Makes the model that pretraining starts from: a small Llama with random float32 weights, beside its tokenizer.
 
-    python recipes/starter/make_model.py --tokenizer src/attune/bundled/starter --out work/starter/start
+python recipes/starter/make_model.py --tokenizer src/attune/bundled/starter --out work/starter/start
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def build_model(
-    vocabulary: int, end: int, pad: int, *, hidden: int = HIDDEN, layers: int = LAYERS, heads: int = HEADS, seed: int = 0
+    vocabulary: int,
+    end: int,
+    pad: int,
+    *,
+    hidden: int = HIDDEN,
+    layers: int = LAYERS,
+    heads: int = HEADS,
+    seed: int = 0,
 ) -> LlamaForCausalLM:
     """Return a Llama with random weights: normal, deviation 0.02; what writes into the residual stream gets less.
 
@@ -77,7 +84,9 @@ def special_ids(tokenizer: Path) -> tuple[int, int, int]:
 def main() -> None:
     """Read the command line, build the model and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json and tokenizer_config.json")
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, help="folder with tokenizer.json and tokenizer_config.json"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--hidden", type=int, default=HIDDEN)
     parser.add_argument("--layers", type=int, default=LAYERS)

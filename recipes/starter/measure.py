@@ -1,6 +1,6 @@
 """Measures a base model: bits per byte on WikiText-2 and held-out articles, BLiMP beside a random twin, samples.
 
-    python recipes/starter/measure.py --model src/attune/bundled/starter --shared ../shared/data \
+python recipes/starter/measure.py --model src/attune/bundled/starter --shared ../shared/data \
         --heldout work/starter/heldout.jsonl --out work/starter/measured.json
 """
 
@@ -51,7 +51,9 @@ class Scorer:
     def row_losses(self, rows: Sequence[Encoded]) -> np.ndarray:
         """Return the summed loss of each row in nats, float64 [rows]; every row needs a learned token."""
         micro_tokens = 65536 if self.device == "cuda" else 4096
-        found = measure(self.model, to_corpus(rows), micro_tokens=micro_tokens, device=self.device, precision=self.precision)
+        found = measure(
+            self.model, to_corpus(rows), micro_tokens=micro_tokens, device=self.device, precision=self.precision
+        )
         counts = np.array([int(row.learned.sum()) for row in rows])
         return np.asarray(found.row_loss) * counts
 
@@ -98,8 +100,8 @@ def without_article(text: str, title: str) -> str:
 
 
 def read_wikitext(file: Path) -> str:
-    """Return the raw file with newlines as `\\n` and without the article "Nero"; it is not detokenised."""
-    return without_article(file.read_text(encoding="utf-8"), "Nero")  # read_text turns \r\n into \n
+    """Return the raw file with plain newlines and without the article "Nero"; it is not detokenised."""
+    return without_article(file.read_text(encoding="utf-8"), "Nero")  # reading turns the file's CR LF into LF
 
 
 def blimp(scorer: Scorer, file: Path, *, rows_each: int) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def random_twin(folder: Path, out: Path, *, seed: int) -> None:
 
 
 def samples(scorer: Scorer, prompts: Sequence[str], *, length: int) -> list[dict[str, str]]:
-    """Return what the model makes of each prompt: most likely tokens, and drawn at temperature 0.8 from the top 95 %."""
+    """Return what the model makes of each prompt: most likely tokens, and drawn at temperature 0.8 (top 0.95)."""
     ids = [scorer.tokenizer.encode(prompt) for prompt in prompts]
     stops = scorer.tokenizer.stop_ids
     greedy = generate(scorer.model, ids, stop_ids=stops, max_new_tokens=length)

@@ -1,6 +1,6 @@
 """Cleans the general text and writes train.jsonl, valid.jsonl and heldout.jsonl, each row {"title", "source", "text"}.
 
-    python recipes/starter/prepare.py --source ../shared/data/text --out work/starter
+python recipes/starter/prepare.py --source ../shared/data/text --out work/starter
 """
 
 from __future__ import annotations
@@ -35,8 +35,23 @@ SHORTEST = 200  # characters: what is shorter after cleaning is a list's title o
 HELD_OUT_OF = 60  # one title in 60 is held out for measuring, another for validation: about 200 articles each
 
 DROPPED_SECTIONS = frozenset(
-    "references|external links|further reading|bibliography|see also|notes|footnotes|citations|sources|gallery|"
-    "notes and references|references and notes|works cited|literature|external link".split("|")
+    [
+        "references",
+        "external links",
+        "further reading",
+        "bibliography",
+        "see also",
+        "notes",
+        "footnotes",
+        "citations",
+        "sources",
+        "gallery",
+        "notes and references",
+        "references and notes",
+        "works cited",
+        "literature",
+        "external link",
+    ]
 )
 PLACEHOLDER = re.compile(r"(?:formula|codice)_\d+|\{\{|\}\}|\[\[|\]\]|#if|\|\||^\s*[|!]|align=|style=|\ufffd")
 REFERENCE = re.compile(r"<ref[^<>]*/>|<ref\b.*?</ref>|</?ref\b[^<>]*>?", re.IGNORECASE | re.DOTALL)
@@ -91,7 +106,7 @@ def is_heading(line: str) -> bool:
 
 
 def clean_article(text: str) -> str:
-    """Return a Wikipedia article as paragraphs and headings, without apparatus, tags, placeholders and empty brackets."""
+    """Return a Wikipedia article as paragraphs and headings, without tags, placeholders and empty brackets."""
     text = SPACES.sub(" ", CONTROL.sub("", text))
     text = UPDATE_NOTE.sub("", TAG.sub("", REFERENCE.sub("", text)))
     text = LOST_AS_OF.sub(r"\1As of ", text)
@@ -110,15 +125,20 @@ def clean_article(text: str) -> str:
     return "\n".join(kept)
 
 
+def tidy(line: str) -> str:
+    """Return a line with single spaces, and none at its ends or before a punctuation mark."""
+    return SPACE_BEFORE_MARK.sub(r"\1", SPACES.sub(" ", line).strip())
+
+
 def clean_novel(text: str) -> str:
-    """Return a novel with its hard-wrapped prose joined to paragraphs; verse keeps its lines. The cut-off end is left out."""
+    """Return a novel with hard-wrapped prose joined to paragraphs; verse keeps its lines. A cut-off end is left out."""
     text = CONTROL.sub(" ", text)
     paragraphs = []
     for block in re.split(r"\n\s*\n", text)[:-1]:
-        lines = [SPACE_BEFORE_MARK.sub(r"\1", SPACES.sub(" ", line).strip()) for line in block.split("\n") if line.strip()]
+        lines = [tidy(line) for line in block.split("\n") if line.strip()]
         if not lines:
             continue
-        is_prose = len(lines) > 1 and sum(map(len, lines[:-1])) / (len(lines) - 1) > 50  # noqa: PLR2004
+        is_prose = len(lines) > 1 and sum(map(len, lines[:-1])) / (len(lines) - 1) > 50
         paragraphs.append((" " if is_prose else "\n").join(lines))
     return BLANK_LINES.sub("\n\n", "\n\n".join(paragraphs)).strip()
 

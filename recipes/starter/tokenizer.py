@@ -1,6 +1,6 @@
 """Trains the starter's tokenizer: a byte-level BPE of 8,192 tokens in which every digit stands alone.
 
-    python recipes/starter/tokenizer.py --text work/starter/train.jsonl --out src/attune/bundled/starter
+python recipes/starter/tokenizer.py --text work/starter/train.jsonl --out src/attune/bundled/starter
 """
 
 from __future__ import annotations
