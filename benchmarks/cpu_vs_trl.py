@@ -27,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 TRL_VERSION = "1.16.0"
 TORCH_VERSION = "2.13.0"
 SETTINGS = ("padded", "packed", "grouped")  # of TRL; grouped = batches of like length, so not the same kind of step
+BUSY = 0.5  # load over the last minute above which the machine has other work
 
 Job = dict[str, Any]
 Result = dict[str, Any]
@@ -224,9 +225,13 @@ def main() -> None:
     versions = {"attune": versions_in(Path(sys.executable)), "trl": versions_in(trl)}
     if versions["trl"]["trl"] != TRL_VERSION or versions["trl"]["torch"] != versions["attune"]["torch"]:
         raise SystemExit(f"{arguments.trl_env} must hold trl {TRL_VERSION} and the torch of attune: {versions}")
+    load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"the machine is busy (load {load:.1f}): these figures will not be worth much", file=sys.stderr)
     report: dict[str, Any] = {
         "machine": {"processor": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": versions,
+        "load_at_start": load,
         "threads": arguments.threads,
         "repeats": arguments.repeats,
     }

@@ -38,12 +38,14 @@ def measure_training(job: dict[str, Any], folder: str) -> dict[str, Any]:
         "checkpoint.every": job["steps"],
     }
     ends: list[float] = []
+    used: list[float] = []  # processor time
     steps: list[Any] = []
     corpora: list[Any] = []
 
     def follow(kind: str, payload: Any) -> None:
         if kind == "step":
             ends.append(time.perf_counter())
+            used.append(time.process_time())
             steps.append(payload)
         elif kind == "data":
             corpora.append(payload.train)
@@ -52,6 +54,7 @@ def measure_training(job: dict[str, Any], folder: str) -> dict[str, Any]:
     measured = steps[job["warmup"] :]
     return {
         "seconds": ends[-1] - ends[job["warmup"] - 1],
+        "cpu_seconds": used[-1] - used[job["warmup"] - 1],
         "steps": len(measured),
         "tokens": sum(step.tokens for step in measured),
         "learned_tokens": sum(step.learned_tokens for step in measured),

@@ -21,14 +21,16 @@ NOT_LEARNED = -100
 
 
 class StepClock(TrainerCallback):  # type: ignore[misc]  # TRL and transformers are not in the type checker's environment
-    """The time at which each optimizer step was done."""
+    """The time at which each optimizer step was done, and the processor time used until then."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        self.used: list[float] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Note the time."""
         self.ends.append(time.perf_counter())
+        self.used.append(time.process_time())
 
 
 def arguments(folder: str, **settings: Any) -> SFTConfig:
@@ -97,6 +99,7 @@ def measure_training(job: dict[str, Any], folder: str) -> dict[str, Any]:
     seconds = clock.ends[-1] - clock.ends[job["warmup"] - 1]
     return {
         "seconds": seconds,
+        "cpu_seconds": clock.used[-1] - clock.used[job["warmup"] - 1],
         "steps": job["steps"] - job["warmup"],
         "tokens": sum(real for real, _, _ in used),
         "learned_tokens": sum(learned for _, learned, _ in used),
