@@ -86,7 +86,7 @@ def measure_preparation(job: dict[str, Any], _: str) -> dict[str, Any]:
     corpus = prepared.train
     stream = Stream(corpus.lengths, seed=0, batch_rows=16, batch_tokens=0)
     for step in range(1, stream.steps_per_epoch(0) + 1):
-        lay_out(corpus.lengths[stream.rows(step)], 4096)
+        lay_out(corpus.lengths[stream.rows(step)].tolist(), 4096)
     return {
         "seconds": time.perf_counter() - begin,
         "preparing_seconds": preparing,
