@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -13,27 +10,15 @@ from attune.config import Config
 from attune.data.prepare import Prepared, prepare
 from attune.data.tokenizer import load_tokenizer
 from attune.errors import UserError
+from tests.data import bad_inputs as bad
 
-
-def load_neighbour(name: str) -> ModuleType:
-    """Return a module that stands beside this test; tests are files, not a package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bad = load_neighbour("bad_inputs")
 CASES = [(number, variant) for number in bad.NUMBERS for variant in range(bad.VARIANTS.get(number, 1))]
 
 
-def prepare_input(case: object, folder: Path, **more: object) -> Prepared:
+def prepare_input(case: bad.BadInput, folder: Path, **more: object) -> Prepared:
     """Return the prepared rows of a bad input."""
-    tokenizer = case.tokenizer_folder or bad.write_tokenizer(folder / "plain")  # type: ignore[attr-defined]
-    values = {"data.train": str(case.path), **case.overrides, **more}  # type: ignore[attr-defined]
+    tokenizer = case.tokenizer_folder or bad.write_tokenizer(folder / "plain")
+    values = {"data.train": str(case.path), **case.overrides, **more}
     return prepare(Config().with_values(values), load_tokenizer(tokenizer), model_length=None)
 
 

@@ -161,7 +161,7 @@ class Collection:
         elif self.policy == "cut":
             self.fates.change(number, "cut", "too long")
         else:
-            self.fates.change(number, "used", f"split into {len(kept)} pieces")
+            self.fates.change(number, "used", "split into pieces")
         return kept
 
     def _remember(self, lot: float, number: int, example: Example) -> None:

@@ -12,7 +12,16 @@ from typing import Literal
 from attune.config import DataConfig
 from attune.data.line import BadRow, RawRow
 from attune.data.read import file_form, read_rows
-from attune.data.schema import WORDS, Layout, check_columns, detect_layout, has_empty_answer, rename_columns, to_example
+from attune.data.schema import (
+    WORDS,
+    Layout,
+    check_columns,
+    detect_layout,
+    has_empty_answer,
+    rename_columns,
+    to_example,
+    used_keys,
+)
 from attune.errors import DataError
 from attune.types import Example, Place
 
@@ -41,13 +50,15 @@ class Intake:
     bad: list[BadRow] = field(default_factory=list)
     oddities: dict[Oddity, list[Place]] = field(default_factory=dict)
     empty: list[Place] = field(default_factory=list)
+    unused: tuple[str, ...] = ()  # columns of the first row that its layout does not read
     layouts: Counter[str] = field(default_factory=Counter)
     _known: dict[tuple[str, ...], Layout | None] = field(default_factory=dict)
 
     @property
     def stated(self) -> str:
         """How the file was read, in words."""
-        return f"{self.form} of {self.rows} rows: {WORDS[self.layout] if self.layout else 'no known layout'}"
+        unused = f" (not used: {', '.join(self.unused)})" if self.unused else ""
+        return f"{self.form} of {self.rows} rows: {WORDS[self.layout] if self.layout else 'no known layout'}{unused}"
 
     def stream(self) -> Iterator[Example | EmptyRow | BadRow]:
         """Yield every row as an Example, or as what is wrong with it.
@@ -93,11 +104,10 @@ class Intake:
                 f'{row.place} has no column "{wished}" (data.columns.{name}).\nIts columns are: {", ".join(keys[:12])}.'
             )
         listed = ", ".join(keys[:8]) or "none"
-        own = [*keys, "question", "answer"]
         return (
             f"{row.place} has keys: {listed}; that is no layout attune knows.\n"
             "Known: messages; conversations; prompt + completion; instruction + output; question + answer; text.\n"
-            f'Map yours: data.columns.prompt = "{own[0]}", data.columns.completion = "{own[1]}".'
+            'Map yours by name: data.columns.prompt = "its question", data.columns.completion = "its answer".'
         )
 
     def _take(self, row: RawRow | BadRow) -> Example | EmptyRow | BadRow:
@@ -110,6 +120,8 @@ class Intake:
         if layout is None or self._detect(tuple(value)) != layout:
             return self._refuse_layout(place, list(map(str, value)))
         self.layouts[layout] += 1
+        if self.layouts[layout] == 1:
+            self.unused = tuple(str(key) for key in value if key not in used_keys(layout))[:NAMED_LINES]
         for note in row.notes:
             self.oddities.setdefault(note, []).append(place)  # type: ignore[arg-type]
         example = to_example(row, value, layout, self.config.mask)

@@ -19,7 +19,9 @@ def lay_out(
     if not lengths:
         return []
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    per_rank = max(1, -(-sum(lengths) // (micro_tokens * world_size)))
+    alone = sum(length >= micro_tokens for length in lengths)
+    fewest = alone - (-sum(length for length in lengths if length < micro_tokens) // micro_tokens)
+    per_rank = max(1, -(-fewest // world_size))
     while (bins := _fill(lengths, order, per_rank * world_size, micro_tokens)) is None:
         per_rank += 1
     if world_size == 1:

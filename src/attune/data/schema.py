@@ -83,6 +83,12 @@ def detect_layout(keys: Iterable[str]) -> Layout | None:
     return None
 
 
+def used_keys(layout: Layout) -> frozenset[str]:
+    """Return the keys of a row that a layout reads."""
+    own = {name for group in LAYOUTS[layout] for name in group}
+    return frozenset(own if layout == "text" else own | set(EXTRAS))
+
+
 def to_example(raw: RawRow, value: Mapping[str, Any], layout: Layout, mask: str) -> Example | BadRow:
     """Return a row understood, or what is wrong with it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class ChatTemplate:
             return None
         for contents in ([m.content for m in messages], [m.content.strip() for m in messages]):
             words = [Message(m.role, content) for m, content in zip(messages, contents, strict=True)]
-            filled = fill(Shape(cut[0], ()), words, "")
+            filled = fill(cut[0], words, "")
             if filled.text == text:
                 return filled.contents
         return None
@@ -185,16 +186,17 @@ class ChatTemplate:
         cut = cut_at_marks(text, len(roles))
         if cut is None:
             return None
-        pieces, bounds = cut
+        shape, bounds = cut
         turns = []
         for number, role in enumerate(roles):
             if role == "assistant":
                 asked = self._run_for(example, messages[:number], asks=True)
                 start, end = bounds[number]
-                follows = text.startswith(asked) and start - len(pieces[number]) <= len(asked) <= start
+                piece = shape.pieces[shape.order.index(number)]
+                follows = text.startswith(asked) and start - len(piece) <= len(asked) <= start
                 after = len(self.terminator) if text.startswith(self.terminator, end) else 0
                 turns.append((number, start - len(asked) if follows else 0, after, not follows))
-        return Shape(pieces, tuple(turns))
+        return replace(shape, turns=tuple(turns))
 
     def _run_for(self, example: Example, messages: Sequence[Mapping[str, Any]], *, asks: bool = False) -> str:
         try:
@@ -218,6 +220,7 @@ class ChatTemplate:
         messages = [_to_dict(message) for message in example.messages]
         self._refuse_unsupported(example)
         text = self._run_for(example, messages)
+        self._refuse_dropped(example, text)
         contents = self.locate(text, example.messages, example.tools)
         turns = []
         for number, message in enumerate(example.messages):
@@ -251,6 +254,15 @@ class ChatTemplate:
             is_rewritten=True,
             is_changed=not keeps(text[start:end], message.content),
         )
+
+    def _refuse_dropped(self, example: Example, text: str) -> None:
+        """Raise TemplateError when the template leaves out a message that the answers may depend on."""
+        for number, message in enumerate(example.messages, start=1):
+            if message.role != "assistant" and not keeps(text, message.content):
+                raise TemplateError(
+                    f"{example.place} turn {number} ({message.role}): chat template {self.name} does not show it.\n"
+                    "Use a template that does, with data.template, or put its text into another turn."
+                )
 
     def _refuse_unsupported(self, example: Example) -> None:
         """Raise TemplateError when the template would silently drop tools or tool calls."""

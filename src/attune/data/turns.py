@@ -32,13 +32,15 @@ class Rendered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How conversations with the same roles read: the template's text before, between and after the contents.
+    """How conversations with the same roles read: the template's text around the contents, and their order in it.
 
-    `turns` holds, for each answer: message index, characters learned before its content, after it, rewritten or not.
+    `order` holds message indices: a template may move one. `turns` holds, for each answer: message index,
+    characters learned before its content, after it, rewritten or not.
     """
 
     pieces: tuple[str, ...]
-    turns: tuple[tuple[int, int, int, bool], ...]
+    order: tuple[int, ...]
+    turns: tuple[tuple[int, int, int, bool], ...] = ()
 
 
 def mark(number: int) -> str:
@@ -46,35 +48,38 @@ def mark(number: int) -> str:
     return f"Qx{number}Zq{number}Jw"
 
 
-def cut_at_marks(text: str, count: int) -> tuple[tuple[str, ...], list[tuple[int, int]]] | None:
-    """Return the pieces of a text around its marks and the span of each mark; None if they are not there in order."""
+def cut_at_marks(text: str, count: int) -> tuple[Shape, list[tuple[int, int]]] | None:
+    """Return the pieces of a text around its marks and the span of each mark; None if one is not there exactly once."""
     bounds: list[tuple[int, int]] = []
-    position = 0
     for number in range(count):
-        start = text.find(mark(number), position)
+        start = text.find(mark(number))
         if start < 0 or text.count(mark(number)) != 1:
             return None
-        position = start + len(mark(number))
-        bounds.append((start, position))
-    edges = [0, *(edge for span in bounds for edge in span), len(text)]
-    return tuple(text[start:end] for start, end in list(pairwise(edges))[::2]), bounds
+        bounds.append((start, start + len(mark(number))))
+    edges = [0, *(edge for span in sorted(bounds) for edge in span), len(text)]
+    pieces = tuple(text[start:end] for start, end in list(pairwise(edges))[::2])
+    return Shape(pieces, tuple(sorted(range(count), key=bounds.__getitem__))), bounds
 
 
 def fill(shape: Shape, messages: Sequence[Message], terminator: str) -> Rendered:
     """Return the text of a conversation put together from the pieces of its shape."""
     parts: list[str] = []
-    contents: list[tuple[int, int]] = []
+    contents = [(0, 0)] * len(messages)
+    before_it = [""] * len(messages)
     position = 0
-    for piece, message in zip(shape.pieces, messages, strict=False):
+    for piece, number in zip(shape.pieces, shape.order, strict=False):
+        content = messages[number].content
         start = position + len(piece)
-        position = start + len(message.content)
-        parts += (piece, message.content)
-        contents.append((start, position))
+        position = start + len(content)
+        parts.append(piece)
+        parts.append(content)
+        contents[number] = (start, position)
+        before_it[number] = piece
     parts.append(shape.pieces[-1])
     turns = []
     for number, before, after, is_rewritten in shape.turns:
         start, end = contents[number]
-        piece = shape.pieces[number]
+        piece = before_it[number]
         border, lead = (piece[:-before], piece[-before:]) if before else (piece, "")
         expected = f"{lead}{messages[number].content}{terminator if after else ''}"
         turns.append(Turn(number, start - before, end + after, border, expected, is_rewritten))
@@ -88,5 +93,5 @@ def keeps(said: str, content: str) -> bool:
 
 def markup_of(rendered: Rendered) -> list[tuple[int, int]]:
     """Return the spans of a rendered text that the template wrote itself."""
-    edges = [0, *(edge for span in rendered.contents or () for edge in span), len(rendered.text)]
+    edges = [0, *(edge for span in sorted(rendered.contents or ()) for edge in span), len(rendered.text)]
     return [(start, end) for start, end in list(pairwise(edges))[::2] if end > start]
