@@ -48,7 +48,7 @@ def test_light_modules_do_not_bring_torch() -> None:
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
 def test_help_brings_nothing_heavy(words: list[str]) -> None:
     """Help needs neither torch nor, at the top, the schema's library."""
-    light = (*HEAVY, "pydantic", "numpy", "rich") if words[0].startswith("-") else HEAVY
+    light = (*HEAVY, "pydantic", "numpy", "rich") if words == ["--help"] else HEAVY
     found = f"print(sorted({set(light)!r} & set(sys.modules)))"
     result = python(f"import sys; from attune.cli.main import main; main({words!r}); {found}")
     assert result.stdout.splitlines()[-1] == "[]", result.stdout + result.stderr

@@ -65,3 +65,32 @@ def check(
     from attune.train.check import check_rows
 
     return check_rows(make_config(data_or_config, groups, settings or {}))
+
+
+def evaluate(
+    run: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    schema: str | os.PathLike[str] | None = None,
+    max_new_tokens: int | None = None,
+    limit: int | None = None,
+    name: str = "eval",
+    seed: int = 0,
+    on_event: Listener | None = None,
+) -> dict[str, Any]:
+    """Compare a run's tuned model with its base on the same rows; return the JSON document of `attune eval`.
+
+    Without `data`, the run's held-out rows are used. Raises attune.errors.UserError, as the command line does.
+    """
+    from attune.evals.evaluate import evaluate as measure
+
+    return measure(
+        Path(run),
+        data=None if data is None else os.fspath(data),
+        schema=None if schema is None else os.fspath(schema),
+        max_new_tokens=max_new_tokens,
+        limit=limit,
+        name=name,
+        seed=seed,
+        on_event=on_event,
+    )

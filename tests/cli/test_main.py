@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -114,6 +115,9 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (Interrupted("stopped; go on: attune resume runs/a", exit_code=130), 130),
         (KeyboardInterrupt(), 130),
         (ValueError("first line\nsecond line"), 1),
+        (MemoryError("cannot allocate 9 GB"), 6),
+        (OSError(errno.ENOSPC, "No space left on device"), 6),
+        (PermissionError(errno.EACCES, "Permission denied"), 1),
     ],
 )
 def test_errors_become_exit_codes(

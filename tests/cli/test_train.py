@@ -66,7 +66,7 @@ def test_train_as_a_config_says_with_json(
     assert code == 0
     assert {"run", "steps", "best_step", "stopped_early", "metrics", "alarms"} <= set(document)
     assert (document["run"], document["steps"]) == ("runs/c", 3)
-    assert "next      attune eval runs/c" in err
+    assert "model     runs/c/model (step 3)" in err
     manifest = json.loads(Path("runs/c/manifest.json").read_text())
     assert manifest["command"].startswith("attune ")
     assert load_config("runs/c/config.yaml").train.batch_rows == 4

@@ -11,12 +11,25 @@ from attune.cli.options import Json, RunArgument
 Data = Annotated[
     str | None, typer.Option("--data", metavar="FILE", help="Rows to score; without it, the run's held-out rows.")
 ]
-Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens.")]
+Schema = Annotated[str | None, typer.Option("--schema", metavar="FILE", help="JSON Schema that answers must obey.")]
+Tokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens; else by the references.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Score only this many rows, evenly spread.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the result in the run folder: eval/NAME.json.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the intervals.")]
 
 
 def evaluate(
-    run: RunArgument, *, data: Data = None, max_new_tokens: Tokens = 256, limit: Limit = None, json: Json = False
+    run: RunArgument,
+    *,
+    data: Data = None,
+    schema: Schema = None,
+    max_new_tokens: Tokens = None,
+    limit: Limit = None,
+    name: Name = "eval",
+    seed: Seed = 0,
+    json: Json = False,
 ) -> None:
     """Compare the tuned model with its base.
 
@@ -24,10 +37,17 @@ def evaluate(
     """
     from attune.cli.screen import Screen
     from attune.evals.evaluate import evaluate as evaluate_run
-    from attune.record import RunFolder
     from attune.show.summary import evaluation_lines
 
     with Screen(json=json) as screen:
-        folder = RunFolder.open(run).path
-        document = evaluate_run(folder, data=data, max_new_tokens=max_new_tokens, limit=limit, on_event=screen.console)
-        screen.finish(document, evaluation_lines(document, run))
+        document = evaluate_run(
+            run,
+            data=data,
+            schema=schema,
+            max_new_tokens=max_new_tokens,
+            limit=limit,
+            name=name,
+            seed=seed,
+            on_event=screen.console,
+        )
+        screen.finish(document, [*evaluation_lines(document), f"next      attune report {run}"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import io
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -19,7 +21,7 @@ from attune.cli.quickstart import quickstart
 from attune.cli.report import report
 from attune.cli.resume import resume
 from attune.cli.train import train
-from attune.errors import UserError
+from attune.errors import ResourceError, UserError
 
 BUG = 1
 USAGE = 2
@@ -63,9 +65,15 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 done, 1 a bug, else what the error says."""
     given = list(sys.argv[1:] if words is None else words)
     words = [word for word in given if word != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character of the data shows it written out
+            stream.reconfigure(errors="backslashreplace")
     as_json, debug = "--json" in words, len(words) < len(given)
     try:
-        code = typer.main.get_command(build_app()).main(args=words, prog_name="attune", standalone_mode=False)
+        with warnings.catch_warnings():
+            if not debug:  # libraries telling each other about their next versions
+                warnings.simplefilter("ignore", FutureWarning)
+            code = typer.main.get_command(build_app()).main(args=words, prog_name="attune", standalone_mode=False)
         if code == INTERRUPTED:  # typer turns Ctrl-C into this code
             return _fail("interrupted", INTERRUPTED, as_json=as_json)
         return code if isinstance(code, int) else 0
@@ -73,14 +81,24 @@ def main(words: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code, as_json=as_json, trace=debug)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED, as_json=as_json)
-    except BrokenPipeError:  # the reader of a pipe went away, as `| head` does; Python must not complain at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of typer, whatever class its version gives it
             return _fail(_usage(error), USAGE, as_json=as_json, trace=debug)
+        if said := _shortage(error):
+            return _fail(said, ResourceError.exit_code, as_json=as_json, trace=debug)
         where = "" if debug else f"\nSee where: attune {' '.join(words)} --debug"
-        return _fail(f"a bug in attune: {_bug(error)}{where}", BUG, as_json=as_json, trace=debug)
+        return _fail(f"a bug in attune: {_first_line(error)}{where}", BUG, as_json=as_json, trace=debug)
+
+
+def _shortage(error: Exception) -> str:
+    """Say what the machine ran out of; empty if that is not what happened."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own is no MemoryError
+        return (
+            f"out of memory: {_first_line(error)}\nSet a smaller train.micro_tokens: it changes memory, not the result."
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full: {_first_line(error)}\nFree space, then go on with: attune resume RUN"
+    return ""
 
 
 def _usage(error: Any) -> str:
@@ -92,7 +110,7 @@ def _usage(error: Any) -> str:
     return f"{error.format_message()}\nAll options: {path} --help"
 
 
-def _bug(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     first = str(error).strip().splitlines()[:1]
     return f"{type(error).__name__}: {first[0][:200]}" if first else type(error).__name__
 

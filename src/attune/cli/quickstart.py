@@ -18,7 +18,15 @@ def quickstart(*, out: Out = "auto", seed: Seed = 0, json: Json = False) -> None
     Checks the data, trains, compares base and tuned model and writes the report; offline, in minutes on a CPU.
     """
     from attune.cli.screen import Screen
+    from attune.record import RunFolder
+    from attune.show.report import write_report
+    from attune.show.summary import evaluation_lines, sample_lines
     from attune.train.quickstart import quickstart as run_quickstart
 
     with Screen(json=json) as screen:
-        screen.finish(run_quickstart(out, on_event=screen.console, seed=seed))
+        document = run_quickstart(out, on_event=screen.console, seed=seed)
+        folder = RunFolder.open(document["run"])
+        report = write_report(folder.path)
+        samples = folder.read_lines(f"eval/{document['eval']['name']}.jsonl")
+        lines = [*evaluation_lines(document["eval"]), *sample_lines(samples), f"report    {report}"]
+        screen.finish({**document, "report": str(report)}, [*lines, f"next      attune chat {folder.path} --compare"])

@@ -16,4 +16,6 @@ def report(run: RunArgument, *, json: Json = False) -> None:
 
     with Screen(json=json) as screen:
         path = write_report(RunFolder.open(run).path)
-        screen.finish({"run": run, "report": str(path)}, [f"report    {path}"])
+        screen.finish(
+            {"run": run, "report": str(path)}, [f"report    {path}", f"next      attune chat {run} --compare"]
+        )

@@ -14,4 +14,5 @@ def resume(run: RunArgument, *, json: Json = False) -> None:
     from attune.train.run import resume as resume_run
 
     with Screen(json=json) as screen:
-        screen.finish(resume_run(run, on_event=screen.console).result)
+        document = resume_run(run, on_event=screen.console).result
+        screen.finish(document, [f"next      attune eval {run}"])

@@ -24,9 +24,8 @@ class Screen:
 
         self._json = json
         self._stdout = sys.stdout
-        self.console: Console = Console(
-            progress or (sys.stderr if json else sys.stdout), rank=int(os.environ.get("RANK", "0"))
-        )
+        self._rank = int(os.environ.get("RANK", "0"))  # as torchrun sets it: one process of several speaks
+        self.console: Console = Console(progress or (sys.stderr if json else sys.stdout), rank=self._rank)
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -46,5 +45,7 @@ class Screen:
         from attune.show.words import visible
 
         self.console.close()
+        if self._rank != 0:
+            return
         self._stdout.write(json_text(document) if self._json else "".join(f"{visible(line)}\n" for line in lines))
         self._stdout.flush()

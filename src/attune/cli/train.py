@@ -36,4 +36,4 @@ def train(context: typer.Context, *, config: ConfigFile = None, dry_run: DryRun 
         return
     with Screen(json=json) as screen:
         run = finetune(settings, command=shlex.join(["attune", *sys.argv[1:]]), on_event=screen.console)
-        screen.finish(run.result)
+        screen.finish(run.result, [f"next      attune eval {run.folder}"])

@@ -87,10 +87,12 @@ class Console:
             f"{count(plan['steps'])} steps of {plan['batch_rows']} rows, {figure(plan['epochs'], 2)} epochs, "
             f"learning rate {figure(plan['learning_rate'])}, into {plan['run']}",
         )
-        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
-            self._open_bar(int(plan["steps"]))
+        self._open_bar(int(plan["steps"]))
 
     def _open_bar(self, steps: int) -> None:
+        """Start a progress bar on a terminal that can draw one."""
+        if not self._stream.isatty() or os.environ.get("TERM") == "dumb":
+            return
         from rich.console import Console as Terminal
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -150,6 +152,17 @@ class Console:
         if self._notes <= MAX_NOTES:
             self.line("note", text)
 
+    def _on_progress(self, progress: Mapping[str, Any]) -> None:
+        """Show how many rows a model has answered: a bar on a terminal, else one line at the end."""
+        rows, total = int(progress["rows"]), int(progress["of"])
+        if self._bar is None and rows < total:
+            self._open_bar(total)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=rows, description=f"{progress['system']} answers")
+        if rows >= total:
+            self.close()
+            self.line("answers", f"{progress['system']}: {count(rows)} rows")
+
     def _on_done(self, result: Mapping[str, Any]) -> None:
         self.close()
         run = result["run"]
@@ -159,7 +172,6 @@ class Console:
         early = " early" if result["stopped_early"] else ""
         self.line(label, f"{count(result['steps'])} steps{early}, {duration(result['seconds'])}{self._gain(result)}")
         self.line("model", f"{run}/model (step {result['best_step']})")
-        self.line("next", f"attune eval {run}")
 
     def _gain(self, result: Mapping[str, Any]) -> str:
         best = result["metrics"].get("val_loss")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attune.show.words import LOSSES, SYSTEMS, count, metric_difference, metric_name, metric_value, percent
 
 MAX_FINDINGS = 6  # of `attune check`, at most three lines each; all of them are in the JSON document
 LABEL = 10  # width of a label, as in the lines of a run
+NAME = 22  # width of a metric's name
+SAMPLES = 3
+TEXT = 110  # characters of a question or answer
 
 
 def check_lines(document: Mapping[str, Any], next_command: str) -> Iterator[str]:
@@ -36,18 +39,35 @@ def check_lines(document: Mapping[str, Any], next_command: str) -> Iterator[str]
         yield f"{'next':<{LABEL}}{next_command}"
 
 
-def evaluation_lines(document: Mapping[str, Any], run: str) -> Iterator[str]:
-    """Yield a table of metrics, a row each and a column for each system, then the verdict and the next command."""
+def evaluation_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table of metrics, a row each and a column for each system, then the verdict."""
     systems = [name for name in SYSTEMS if name in document["systems"]]
     compared = {item["metric"]: item for item in document["comparisons"] if (item["a"], item["b"]) == ("base", "tuned")}
     metrics = list(dict.fromkeys(metric for name in systems for metric in document["systems"][name]))
     title = f"{count(document['rows'])} rows"
-    yield f"{title:<22}" + "".join(f"{SYSTEMS[name]:>16}" for name in systems)
+    yield f"{title:<{NAME}}" + "".join(f"{SYSTEMS[name]:>10}" for name in systems)
     for metric in metrics:
-        values = "".join(f"{metric_value(metric, document['systems'][name].get(metric)):>16}" for name in systems)
-        yield f"{metric_name(metric):<22}{values}{_difference(metric, compared.get(metric))}"
+        values = "".join(f"{metric_value(metric, document['systems'][name].get(metric)):>10}" for name in systems)
+        yield f"{metric_name(metric):<{NAME}}{values}{_difference(metric, compared.get(metric))}"
     yield f"{'verdict':<{LABEL}}{document['verdict']}"
-    yield f"{'next':<{LABEL}}attune chat {run} --compare"
+
+
+def sample_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a few rows of an evaluation, evenly spread: what was asked and wanted, and what each system said."""
+    last = len(records) - 1
+    for place in sorted({last * part // max(1, SAMPLES - 1) for part in range(SAMPLES)}) if records else []:
+        record = records[place]
+        yield f"{'asked':<{LABEL}}{_short(record['prompt'])}"
+        yield f"{'wanted':<{LABEL}}{_short(record['reference'])}"
+        for name in SYSTEMS:
+            if name in record["answers"]:
+                yield f"{name:<{LABEL}}{_short(record['answers'][name])}"
+
+
+def _short(text: str) -> str:
+    """Return a text on one line of at most TEXT characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= TEXT else f"{line[: TEXT - 3]}..."
 
 
 def _difference(metric: str, compared: Mapping[str, Any] | None) -> str:
