@@ -113,9 +113,9 @@ tags:
 # attune starter: a small English base model
 
 A Llama of {millions:.1f} M parameters ({num_hidden_layers} layers of width {hidden_size}, {num_attention_heads} heads,
-tied embeddings, context {max_position_embeddings} tokens) with its own byte-level BPE of {vocab_size:,} tokens, in which
-every digit stands alone. It is what `attune quickstart` tunes: small enough for two CPU cores, and able to learn a format
-and to copy names and numbers.
+tied embeddings, context {max_position_embeddings} tokens) with its own byte-level BPE of {vocab_size:,} tokens, in
+which every digit stands alone. It is what `attune quickstart` tunes: small enough for two CPU cores, and able to learn
+a format and to copy names and numbers.
 
 It is a base model: it continues text, has no chat format, follows no instructions, and what it says is fluent at best,
 never reliable.
