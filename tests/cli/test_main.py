@@ -81,7 +81,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "absent.yaml"], "absent.yaml not found."),
         (["train", "a.yaml", "--config", "b.yaml"], "two config files are given"),
         (["report", "absent"], "absent: not found."),
-        (["--nonsense"], "No such option: --nonsense"),
+        (["--nonsense"], "unknown option --nonsense"),
     ],
 )
 def test_usage_errors(

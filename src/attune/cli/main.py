@@ -102,12 +102,12 @@ def _shortage(error: Exception) -> str:
 
 
 def _usage(error: Any) -> str:
-    near = sorted(getattr(error, "possibilities", None) or [])
-    if near:
-        return f"unknown option {error.option_name} - did you mean {near[0]}?"
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else "attune"
-    return f"{error.format_message()}\nAll options: {path} --help"
+    all_options = f"All options: {context.command_path if context else 'attune'} --help"
+    if type(error).__name__ != "NoSuchOption":
+        return f"{error.format_message()}\n{all_options}"
+    near = sorted(error.possibilities or [])
+    return f"unknown option {error.option_name}" + (f" - did you mean {near[0]}?" if near else f"\n{all_options}")
 
 
 def _first_line(error: Exception) -> str:
