@@ -60,6 +60,7 @@ class TrainConfig(Section):
     weight_decay: NonNegative = Field(default=0.0, description="Decoupled weight decay, on matrices only.")
     clip: PositiveFloat = Field(default=1.0, description="Largest gradient norm; longer gradients are scaled down.")
     optimizer: Literal["adamw"] = Field(default="adamw", description="Optimizer: adamw (fused).")
+    compile: bool = Field(default=False, description="Compile the model's layers with torch.compile: faster after a start of up to a minute; needs a C++ compiler.")
     beta1: Share = Field(default=0.9, description="AdamW: decay of the mean of gradients.")
     beta2: Share = Field(default=0.95, description="AdamW: decay of the mean of squared gradients.")
 

@@ -53,7 +53,12 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     names = ("tokens", "positions", "targets", "q_offsets", "kv_offsets", "weights")
     tensors = {name: getattr(batch, name) for name in names}
     return replace(
-        batch, **{name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items() if tensor is not None}
+        batch,
+        **{
+            name: tensor.pin_memory().to(device, non_blocking=True)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        },
     )
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from attune.errors import ModelError
@@ -44,6 +46,17 @@ def load_model(
     set_attention(model, choice)
     model.attention_choice = choice
     return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+def compile_layers(model: nn.Module) -> int:
+    """Compile each decoder layer of `model` by itself, for any number of tokens, and return how many there are.
+
+    One small graph serves all layers, so compiling is quick; the head and the loss stay as they are.
+    """
+    layers = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return len(layers)
 
 
 def attention_choice(model: Any) -> AttentionChoice:

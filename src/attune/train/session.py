@@ -17,10 +17,11 @@ from attune.data.corpus import Corpus
 from attune.data.layout import lay_out
 from attune.data.prepare import Prepared
 from attune.data.stream import Stream
+from attune.errors import ConfigError
 from attune.evals.heldout import Measured, measure
 from attune.model.adapter import attach_adapter, count
 from attune.model.attention import AttentionChoice
-from attune.model.load import attention_choice, load_model
+from attune.model.load import attention_choice, compile_layers, load_model
 from attune.train import checkpoint as checkpoints
 from attune.train.checkpoint import Checkpoint
 from attune.train.loop import Step, train_steps
@@ -60,6 +61,8 @@ class Session:
         )
         self.attention: AttentionChoice = attention_choice(loaded)
         self.model: nn.Module = attach_adapter(loaded, config.adapter, seed=config.seed, base=config.model)
+        if config.train.compile and compile_layers(self.model) == 0:
+            raise ConfigError(f"train.compile: {type(loaded).__name__} has no layers that can be compiled by themselves. Leave it off.")
         self.parameters = count(self.model)
         self.optimizer = build_optimizer(self.model, config.train)
         self.stream = Stream(
