@@ -90,6 +90,28 @@ def test_report(capsys: pytest.CaptureFixture[str], run: str) -> None:
     assert Path(run, "report.html").stat().st_size > 10_000
 
 
+def test_quickstart_ends_with_table_samples_and_report(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    """The verb hands on its options and tells what the journey brought; the journey itself has its own test."""
+    given: dict[str, object] = {}
+
+    def journey(out: str, *, on_event: object, seed: int) -> dict[str, object]:
+        given.update(out=out, seed=seed)
+        compared = attune.evaluate(run, max_new_tokens=4, name="test")
+        return {**json.loads(Path(run, "result.json").read_text()), "eval": compared}
+
+    monkeypatch.setattr("attune.train.quickstart.quickstart", journey)
+    code, out, _ = call(capsys, "quickstart", "--out", "runs/q", "--seed", "7")
+    labels = [line.split()[0] for line in out.splitlines()]
+    assert (code, given) == (0, {"out": "runs/q", "seed": 7})
+    assert labels.count("asked") == labels.count("base") == labels.count("tuned") == 2
+    assert labels[-2:] == ["report", "next"]
+    document = json.loads(call(capsys, "quickstart", "--json")[1])
+    assert document["report"] == f"{run}/report.html"
+    assert document["eval"]["rows"] == 2
+
+
 def test_resume_of_a_finished_run_is_refused(capsys: pytest.CaptureFixture[str], run: str) -> None:
     """There is nothing to go on with, and the next command is named."""
     code, out, err = call(capsys, "resume", run)
