@@ -157,6 +157,14 @@ def test_control_tokens_in_content_stay_plain_text(tokenizer: Tokenizer) -> None
     assert tokenizer.decode(row.tokens[row.learned].tolist()) == "<|im_start|> and </s><|im_end|>"
 
 
+def test_control_tokens_beside_the_content_are_refused(tokenizer: Tokenizer) -> None:
+    """In reasoning or tool calls they cannot be told from the template's own: the row is refused, not trained wrongly."""
+    source = LLAMA.replace("{{ '<|head|>' +", "{{ m.get('reasoning_content', '') + '<|head|>' +", 1)
+    turns = (Message("user", "q"), Message("assistant", "a", reasoning="why <|eot|>"))
+    with pytest.raises(TemplateError, match="control token"):
+        Masker(own(source, tokenizer), "all").encode([Example(Place("f.jsonl", 1, 0), messages=turns)])
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -132,12 +132,16 @@ class Masker:
         holds = self.tokenizer.holds_control
         if example.text is not None:
             return holds(example.text)
+        in_content, beside_it = False, False
         for message in example.messages:
-            if holds(message.content):
-                break
-        else:
+            in_content = in_content or holds(message.content)
+            if message.reasoning or message.tool_calls:
+                beside_it = beside_it or holds(f"{message.reasoning}{message.tool_calls}")
+        if example.tools:
+            beside_it = beside_it or holds(str(example.tools))
+        if not (in_content or beside_it):
             return False
-        if rendered.contents is None:
+        if beside_it or rendered.contents is None:
             raise TemplateError(
                 f"{example.place} holds the string of a control token, and chat template {self.template.name} changes\n"
                 "the row's text: its own control tokens cannot be told apart. Take the string out of the row."

@@ -89,8 +89,8 @@ def toll_finding(toll: Toll, *, rows: int, learned: int, limit: int, policy: Pol
     share = toll.learned / max(1, learned)
     past = toll.learned_past / max(1, learned)
     ways = {
-        "drop": f"drop loses {toll.rows} rows and {toll.learned} learned tokens ({share:.1%})",
-        "cut": f"cut loses {toll.without_answer} rows and {toll.learned_past} learned tokens ({past:.1%})",
+        "drop": f"drop loses {_rows(toll.rows)} and {toll.learned} learned tokens ({share:.1%})",
+        "cut": f"cut loses {_rows(toll.without_answer)} and {toll.learned_past} learned tokens ({past:.1%})",
         "split": "split loses no learned token, only context",
     }
     others = "; ".join(text for name, text in ways.items() if name != policy)
@@ -102,8 +102,12 @@ def toll_finding(toll: Toll, *, rows: int, learned: int, limit: int, policy: Pol
         severity="warning" if lost > 0.005 * learned else "info",
         rows=toll.rows,
         share=toll.rows / max(1, rows),
-        message=f"{toll.rows} of {rows} rows are over {limit} tokens (line {place.line}: {length}; "
+        message=f"{toll.rows} of {rows} rows {'is' if toll.rows == 1 else 'are'} over {limit} tokens (line {place.line}: {length}; "
         f"longest {toll.longest}); {toll.without_answer} {has} no answer token within {limit}. {ways.get(policy, '')}.",
         fix=f"data.max_length = {toll.longest} keeps all; {others}.",
         examples=tuple({"file": p.file, "line": p.line, "text": f"{n} tokens"} for p, n in toll.first),
     )
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"

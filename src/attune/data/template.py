@@ -107,6 +107,8 @@ class ChatTemplate:
         return None
 
     def _render_text(self, text: str) -> Rendered:
+        if self.tokenizer.eos_token is None:
+            raise TemplateError(_no_end_token(self.tokenizer))
         bos = (self.tokenizer.bos_token or "") if self.tokenizer.adds_bos else ""
         whole = f"{bos}{text}{self.tokenizer.eos_token}"
         return Rendered(whole, ((len(bos), len(bos) + len(text)),), ())
