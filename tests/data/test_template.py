@@ -158,7 +158,7 @@ def test_control_tokens_in_content_stay_plain_text(tokenizer: Tokenizer) -> None
 
 
 def test_control_tokens_beside_the_content_are_refused(tokenizer: Tokenizer) -> None:
-    """In reasoning or tool calls they cannot be told from the template's own: the row is refused, not trained wrongly."""
+    """In reasoning or tool calls they cannot be told from the template's own: such a row is refused."""
     source = LLAMA.replace("{{ '<|head|>' +", "{{ m.get('reasoning_content', '') + '<|head|>' +", 1)
     turns = (Message("user", "q"), Message("assistant", "a", reasoning="why <|eot|>"))
     with pytest.raises(TemplateError, match="control token"):

@@ -96,14 +96,15 @@ def toll_finding(toll: Toll, *, rows: int, learned: int, limit: int, policy: Pol
     others = "; ".join(text for name, text in ways.items() if name != policy)
     lost = toll.learned if policy == "drop" else toll.learned_past if policy == "cut" else 0
     has = "has" if toll.without_answer == 1 else "have"
+    over = f"{toll.rows} of {rows} rows {'is' if toll.rows == 1 else 'are'} over {limit} tokens"
     return Finding(
         id="D12",
         name="too-long",
-        severity="warning" if lost > 0.005 * learned else "info",
+        severity="warning" if lost else "info",
         rows=toll.rows,
         share=toll.rows / max(1, rows),
-        message=f"{toll.rows} of {rows} rows {'is' if toll.rows == 1 else 'are'} over {limit} tokens (line {place.line}: {length}; "
-        f"longest {toll.longest}); {toll.without_answer} {has} no answer token within {limit}. {ways.get(policy, '')}.",
+        message=f"{over} (line {place.line}: {length}; longest {toll.longest}); "
+        f"{toll.without_answer} {has} no answer token within {limit}. {ways.get(policy, '')}.",
         fix=f"data.max_length = {toll.longest} keeps all; {others}.",
         examples=tuple({"file": p.file, "line": p.line, "text": f"{n} tokens"} for p, n in toll.first),
     )
