@@ -45,6 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=shared / "models/stories260K")
     parser.add_argument("--prepare-data", type=Path, default=shared / "data/sft/t0_train_50k_clean.jsonl")
     parser.add_argument("--tokenizer", type=Path, default=shared / "models/tokenizer-gpt2", help="for preparation")
+    parser.add_argument("--template", default="auto", help="attune's data.template in preparation; auto: its default")
     parser.add_argument("--rows", type=int, default=1600, help="rows to train on: the first that fit the model")
     parser.add_argument("--steps", type=int, default=33)
     parser.add_argument("--warmup", type=int, default=3, help="steps not counted")
@@ -172,6 +173,7 @@ def compare_preparation(arguments: argparse.Namespace, trl: Path) -> dict[str, A
         "rows": str(arguments.prepare_data.resolve()),
         "tokenizer": str(arguments.tokenizer.resolve()),
         "max_length": 4096,
+        "template": arguments.template,
         "processes": 2,
         "threads": arguments.threads,
     }

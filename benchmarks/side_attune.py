@@ -64,6 +64,18 @@ def measure_training(job: dict[str, Any], folder: str) -> dict[str, Any]:
     }
 
 
+def preparing(job: dict[str, Any]) -> Config:
+    """The settings of a preparation; the template is what attune takes of itself for such a tokenizer."""
+    values = {
+        "data.train": job["rows"],
+        "data.valid_share": 0.0,
+        "data.template": job["template"],
+        "data.max_length": job["max_length"],
+        "data.overlong": "cut",
+    }
+    return Config().with_values(values)
+
+
 def measure_preparation(job: dict[str, Any], _: str) -> dict[str, Any]:
     """Seconds from the file to the micro-batches of one epoch: read, render, tokenise, mask, verify, lay out."""
     from attune.data.layout import lay_out
@@ -71,25 +83,16 @@ def measure_preparation(job: dict[str, Any], _: str) -> dict[str, Any]:
     from attune.data.stream import Stream
     from attune.data.tokenizer import load_tokenizer
 
-    values = {
-        "data.train": job["rows"],
-        "data.valid_share": 0.0,
-        "data.template": "none",
-        "data.max_length": job["max_length"],
-        "data.overlong": "cut",
-    }
-    config = Config().with_values(values)
     tokenizer = load_tokenizer(Path(job["tokenizer"]))
-    begin = time.perf_counter()
-    prepared = prepare(config, tokenizer, model_length=None)
-    preparing = time.perf_counter() - begin
+    begin, used = time.perf_counter(), time.process_time()
+    prepared = prepare(preparing(job), tokenizer, model_length=None)
     corpus = prepared.train
     stream = Stream(corpus.lengths, seed=0, batch_rows=16, batch_tokens=0)
     for step in range(1, stream.steps_per_epoch(0) + 1):
         lay_out(corpus.lengths[stream.rows(step)].tolist(), 4096)
     return {
         "seconds": time.perf_counter() - begin,
-        "preparing_seconds": preparing,
+        "cpu_seconds": time.process_time() - used,
         "rows_in": prepared.ledger.rows,
         "rows": corpus.num_rows,
         "tokens": len(corpus.tokens),
@@ -98,19 +101,21 @@ def measure_preparation(job: dict[str, Any], _: str) -> dict[str, Any]:
 
 
 def measure_encoding(job: dict[str, Any], _: str) -> dict[str, Any]:
-    """Seconds of the tokenizer's own batch encoding of the same text: the floor under any preparation."""
-    from tokenizers import Tokenizer
+    """Seconds of the tokenizer's own batch encoding of the same rendered text: the floor under any preparation."""
+    from attune.data.prepare import read_examples
+    from attune.data.template import open_template
+    from attune.data.tokenizer import load_tokenizer
 
-    tokenizer = Tokenizer.from_file(str(Path(job["tokenizer"]) / "tokenizer.json"))
-    with Path(job["rows"]).open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    texts = [row["prompt"] + row["completion"] for row in rows]
-    begin = time.perf_counter()
-    encodings = tokenizer.encode_batch(texts)
+    config, tokenizer = preparing(job), load_tokenizer(Path(job["tokenizer"]))
+    template = open_template(config.data.template, tokenizer)
+    texts = [template.render(example).text for example in read_examples(job["rows"], config.data)]
+    begin, used = time.perf_counter(), time.process_time()
+    encodings = tokenizer.backend.encode_batch(texts, add_special_tokens=False)
     return {
         "seconds": time.perf_counter() - begin,
-        "rows_in": len(rows),
-        "rows": len(rows),
+        "cpu_seconds": time.process_time() - used,
+        "rows_in": len(texts),
+        "rows": len(texts),
         "tokens": sum(len(encoding.ids) for encoding in encodings),
     }
 
