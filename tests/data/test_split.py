@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import orjson
 
 from attune.config import Config
+from attune.data import split
 from attune.data.prepare import Prepared, prepare
-from attune.data.split import MOST_ROWS, choose_held_out, draw
+from attune.data.split import draw
 from attune.data.tokenizer import load_tokenizer
 from attune.types import Example, Message, Place
 from tests.data.bad_inputs import write_tokenizer
@@ -56,10 +58,21 @@ def test_another_seed_holds_out_other_rows(tmp_path: Path) -> None:
     assert held_out(prepare_rows(rows, tmp_path)) != held_out(prepare_rows(rows, tmp_path, seed=1))
 
 
-def test_at_most_500_and_at_least_one() -> None:
-    """A large file gives 500 validation rows, a small one of 20 rows at least one, a smaller one perhaps none."""
+def test_valid_rows_is_the_most_that_is_held_out(tmp_path: Path) -> None:
+    """The setting limits the rows and their examples alike; those that stay are the same rows as without it."""
+    rows = [row(number) for number in range(300)]
+    few = prepare_rows(rows, tmp_path, **{"data.valid_share": 0.5, "data.valid_rows": 7})
+    many = prepare_rows(rows, tmp_path, **{"data.valid_share": 0.5})
+    assert few.valid is not None
+    assert few.valid.num_rows == len(held_out(few)) == few.ledger.counts["held_out"] == 7
+    assert held_out(few) < held_out(many)
+
+
+def test_at_most_the_limit_and_at_least_one() -> None:
+    """A large file gives the most there may be, one of 20 rows at least one, a smaller one perhaps none."""
     draws = np.random.default_rng(0).random(50_000)
-    assert choose_held_out(draws, 0.05).sum() == MOST_ROWS
+    choose_held_out = partial(split.choose_held_out, most=200)
+    assert choose_held_out(draws, 0.05).sum() == 200
     high = np.linspace(0.5, 0.9, 20)
     assert choose_held_out(high, 0.01).sum() == 1
     assert choose_held_out(high[:19], 0.01).sum() == 0

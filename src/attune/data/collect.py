@@ -18,7 +18,7 @@ from attune.data.intake import Intake
 from attune.data.line import BadRow
 from attune.data.mask import Masker
 from attune.data.overlong import Policy, Toll, refuse_overlong, shorten
-from attune.data.split import MOST_ROWS, draw
+from attune.data.split import draw
 from attune.data.turns import Rendered
 from attune.types import Encoded, Example, Place, RowState
 
@@ -183,7 +183,7 @@ class Collection:
     def _remember(self, lot: float, number: int, example: Example) -> None:
         """Keep the examples that may be held out: those with the lowest draws."""
         entry = (-lot, -number, example)
-        if len(self.lowest) < MOST_ROWS:
+        if len(self.lowest) < self.intake.config.valid_rows:
             heapq.heappush(self.lowest, entry)
         elif entry[:2] > self.lowest[0][:2]:
             heapq.heapreplace(self.lowest, entry)

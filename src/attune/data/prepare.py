@@ -142,7 +142,7 @@ def _split(trained: Collection, config: Config) -> tuple[Corpus, Corpus | None, 
     """Return training rows, held-out rows (None if there are none) and the held-out examples."""
     everything = trained.corpus()
     chosen = (
-        choose_held_out(np.array(trained.draws), config.data.valid_share)
+        choose_held_out(np.array(trained.draws), config.data.valid_share, most=config.data.valid_rows)
         if config.data.valid_share > 0
         else np.zeros(everything.num_rows, dtype=bool)
     )

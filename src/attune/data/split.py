@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from attune.types import Example
 
-MOST_ROWS = 500  # enough to see a difference of a few percent; more only costs time at every validation
 FEWEST_ROWS = 20  # from here on at least one row is held out
 
 
@@ -21,15 +20,15 @@ def draw(example: Example, seed: int) -> float:
     return xxhash.xxh3_64_intdigest(content, seed=seed % 2**64) / 2**64
 
 
-def choose_held_out(draws: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
-    """Return which rows are held out, bool [rows]: those that drew less than `share`, at most MOST_ROWS of them."""
+def choose_held_out(draws: NDArray[np.float64], share: float, *, most: int) -> NDArray[np.bool_]:
+    """Return which rows are held out, bool [rows]: those that drew less than `share`, at most `most` of them."""
     chosen = draws < share
-    if chosen.sum() > MOST_ROWS:
-        limit = np.partition(draws, MOST_ROWS - 1)[MOST_ROWS - 1]
+    if chosen.sum() > most:
+        limit = np.partition(draws, most - 1)[most - 1]
         chosen = draws <= limit
-        if chosen.sum() > MOST_ROWS:  # equal rows stay together
+        if chosen.sum() > most:  # equal rows stay together
             chosen = draws < limit
     if not chosen.any() and share > 0 and len(draws) >= FEWEST_ROWS:
         lowest = draws == draws.min()
-        chosen = lowest if lowest.sum() <= min(MOST_ROWS, len(draws) // 2) else chosen
+        chosen = lowest if lowest.sum() <= min(most, len(draws) // 2) else chosen
     return chosen
