@@ -48,13 +48,22 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**_SIZES),
     "qwen3": Qwen3Config(**_SIZES),
     "mistral": MistralConfig(**_SIZES, sliding_window=5),
-    "gemma2": Gemma2Config(**_SIZES, sliding_window=5, attn_logit_softcapping=20.0, final_logit_softcapping=10.0, query_pre_attn_scalar=8),
-    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2),
+    "gemma2": Gemma2Config(
+        **_SIZES, sliding_window=5, attn_logit_softcapping=20.0, final_logit_softcapping=10.0, query_pre_attn_scalar=8
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
+    ),
 }
 
 
 def make_model(
-    name: str = "llama", *, dtype: torch.dtype = torch.float64, seed: int = 0, attention: str = "exact", positions: int = 128
+    name: str = "llama",
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    attention: str = "exact",
+    positions: int = 128,
 ) -> PreTrainedModel:
     """Return a model with random weights, in evaluation mode; `attention` as attune's, or a name transformers knows."""
     torch.manual_seed(seed)
@@ -111,7 +120,9 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_model_folder(folder: Path, *, dropout: float = 0.0, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+def write_model_folder(
+    folder: Path, *, dropout: float = 0.0, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Path:
     """Write a tiny GPT-2 with its tokenizer as a model folder; GPT-2 because it has dropout of its own."""
     torch.manual_seed(seed)
     config = GPT2Config(
@@ -120,7 +131,12 @@ def write_model_folder(folder: Path, *, dropout: float = 0.0, seed: int = 0, dty
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
     make_tokenizer().save(str(folder / "tokenizer.json"))
-    names = {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "bos_token": "<|start|>", "eos_token": "<|end|>"}
+    names = {
+        "tokenizer_class": "TokenizersBackend",
+        "backend": "tokenizers",
+        "bos_token": "<|start|>",
+        "eos_token": "<|end|>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
     return folder
 
@@ -128,7 +144,7 @@ def write_model_folder(folder: Path, *, dropout: float = 0.0, seed: int = 0, dty
 def write_rows(path: Path, number: int, *, seed: int = 0) -> Path:
     """Write `number` distinct prompt/completion rows of varying length as JSONL."""
     source = random.Random(seed)
-    words = "red green blue seven eight nine stone river cloud lamp".split()
+    words = ["red", "green", "blue", "seven", "eight", "nine", "stone", "river", "cloud", "lamp"]
     with path.open("w") as file:
         for row in range(number):
             prompt = f"{row} " + " ".join(source.choices(words, k=source.randint(1, 6)))

@@ -7,7 +7,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -59,24 +60,42 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(beside, path)
+        beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise ResourceError(f"{path}: cannot write {len(data):,} bytes: {error.strerror}. Free space or choose another --out.") from error
+        raise ResourceError(
+            f"{path}: cannot write {len(data):,} bytes: {error.strerror}. Free space or choose another --out."
+        ) from error
+
+
+def check_out(path: str | Path) -> None:
+    """Raise ConfigError unless `path` names a run folder that is safe on every system and stands where it says."""
+    if "\0" in str(path):
+        raise ConfigError("out: the path holds a NUL character; run names use letters, digits, . _ - (max 80).")
+    check_run_name(Path(path).name or str(path))
+    if ".." in Path(path).parts:
+        full = os.path.normpath(Path.cwd() / path)
+        raise ConfigError(
+            f'out: "{path}" climbs out of folders with "..". Write it in full if it is meant: --out {full}'
+        )
 
 
 def check_run_name(name: str) -> None:
     """Raise ConfigError unless `name` is a safe folder name on every system."""
-    if len(name) > MAX_NAME or not _NAME.match(name) or name.split(".")[0].lower() in _RESERVED:
+    if len(name) > MAX_NAME or not _NAME.match(name) or name.split(".", maxsplit=1)[0].lower() in _RESERVED:
         shown = name[:MAX_NAME].encode("unicode_escape").decode("ascii")
-        raise ConfigError(f'out: "{shown}" cannot name a run: use letters, digits, . _ - (at most {MAX_NAME}, not starting with a sign).')
+        raise ConfigError(
+            f'out: "{shown}" cannot name a run: use letters, digits, . _ - '
+            f"(at most {MAX_NAME}, not starting with a sign)."
+        )
 
 
 class RunFolder:
     """One run on disk. The metrics file is the truth that every view reads; files are appended to or replaced whole."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, made: Sequence[Path] = ()) -> None:
         self.path = path
+        self._made = made  # the folders that did not exist before this run, innermost first
         self._started = time.monotonic()
 
     def continue_clock(self, seconds: float) -> None:
@@ -87,16 +106,16 @@ class RunFolder:
     def create(cls, path: str | Path) -> RunFolder:
         """Make a new run folder and prove that it can be written to.
 
-        Raises ConfigError for a bad name, RefusedError when the path is a file, holds a run or other files, or is read-only.
+        Raises ConfigError for a bad name, RefusedError when the path is a file, holds a run or other files, or is
+        read-only.
         """
-        if "\0" in str(path):
-            raise ConfigError("out: the path holds a NUL character; run names use letters, digits, . _ - (max 80).")
+        check_out(path)
         folder = Path(path)
-        check_run_name(folder.name)
         if folder.is_file():
             raise RefusedError(f"{folder} is a file, and a run needs a folder. Choose another --out.")
         if folder.is_dir() and any(folder.iterdir()):
             raise RefusedError(_describe_used(folder))
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".probe"
@@ -104,7 +123,16 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise RefusedError(f"{folder} cannot be written to: {error.strerror}. Choose another --out.") from error
-        return cls(folder)
+        return cls(folder, made=made)
+
+    def discard(self) -> None:
+        """Take away a run that never started: its lock, and the folders that were made for it."""
+        (self.path / ".lock").unlink(missing_ok=True)
+        for place in self._made:
+            try:
+                place.rmdir()
+            except OSError:
+                return  # another run stands here too
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -112,6 +140,7 @@ class RunFolder:
         folder = Path(path)
         if not (folder / "manifest.json").is_file():
             what = "holds no run (no manifest.json)" if folder.is_dir() else "not found"
+            what = "is a file, not a run folder" if folder.is_file() else what
             raise ConfigError(f"{folder}: {what}.{_nearby_runs(folder)}")
         return cls(folder)
 
@@ -135,12 +164,17 @@ class RunFolder:
             with (self.path / name).open("ab", buffering=0) as file:
                 file.write(lines)
         except OSError as error:
-            raise ResourceError(f"{self.path / name}: cannot append: {error.strerror}. Free space, then: attune resume {self.path}") from error
+            raise ResourceError(
+                f"{self.path / name}: cannot append: {error.strerror}. Free space, then: attune resume {self.path}"
+            ) from error
 
     def write_lines(self, name: str, values: Iterable[Any]) -> None:
         """Replace the file `name` by one JSON line per value."""
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path / name, b"".join(orjson.dumps(plain(value), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n" for value in values))
+        write_atomic(
+            self.path / name,
+            b"".join(orjson.dumps(plain(value), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n" for value in values),
+        )
 
     def event(self, kind: str, message: str, **details: Any) -> None:
         """Append to events.jsonl: what happened and when (seconds of work)."""
@@ -165,10 +199,8 @@ class RunFolder:
         whole, rest = lines[:-1], lines[-1]
         records = [orjson.loads(line) for line in whole if line]
         if rest:
-            try:
+            with suppress(orjson.JSONDecodeError):  # the crash came in the middle of it, so it was never a record
                 records.append(orjson.loads(rest))
-            except orjson.JSONDecodeError:
-                pass  # the crash came in the middle of this line, so it was never a record
         return records
 
 

@@ -1,4 +1,4 @@
-"""How a step's rows lie in memory never changes the result: 1 x 8 = 8 x 1 = 4 x 2, and validation does not see its batches."""
+"""How a step's rows lie in memory never changes the result: 1 x 8 = 8 x 1 = 4 x 2, nor does that of validation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def run(shape: list[list[int]]) -> tuple[list[torch.Tensor], list[StepRecord]]:
     return [p.detach().clone() for p in model.parameters()], records
 
 
-@pytest.mark.parametrize("shape", [[[row] for row in range(8)], [[0, 1], [2, 3], [4, 5], [6, 7]], [[7, 0, 3], [1], [2, 4, 5, 6]]])
+@pytest.mark.parametrize(
+    "shape", [[[row] for row in range(8)], [[0, 1], [2, 3], [4, 5], [6, 7]], [[7, 0, 3], [1], [2, 4, 5, 6]]]
+)
 def test_accumulation_shape_changes_nothing(shape: list[list[int]]) -> None:
     """Weights, losses and gradient norms after three steps agree with one micro-batch of all rows (float64).
 

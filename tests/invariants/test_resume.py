@@ -65,11 +65,15 @@ def outcome(run: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"adapter.kind": "lora", "adapter.rank": 4, "adapter.dropout": 0.3}, {"train.batch_tokens": 200, "train.schedule": "wsd"}],
+    [
+        {},
+        {"adapter.kind": "lora", "adapter.rank": 4, "adapter.dropout": 0.3},
+        {"train.batch_tokens": 200, "train.schedule": "wsd"},
+    ],
     ids=["full", "lora", "batch_tokens"],
 )
 def test_resumed_at_any_step_equals_straight(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """With dropout, mid-epoch and across epochs, from every step: the same weights and the same metrics, bit for bit."""
+    """With dropout, mid-epoch and across epochs, from every step: the same weights and metrics, bit for bit."""
     straight = start(tmp_path, **settings)
     expected = outcome(straight)
     assert expected[0], "the straight run wrote no weights"
@@ -84,7 +88,9 @@ def test_resumed_at_any_step_equals_straight(tmp_path: Path, settings: dict[str,
 def test_the_comparison_sees_another_seed(tmp_path: Path) -> None:
     """The equality above is not empty: dropout with another seed gives other weights."""
     first = start(tmp_path)
-    second = finetune(Config.model_validate({}).with_values(_config_of(first) | {"seed": 4, "out": str(tmp_path / "other")}))
+    second = finetune(
+        Config.model_validate({}).with_values(_config_of(first) | {"seed": 4, "out": str(tmp_path / "other")})
+    )
     assert outcome(first)[0] != outcome(Path(second.folder))[0]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -11,7 +13,12 @@ from attune.model.loss import loss_sums, token_losses
 from tests.tiny import CONFIGS, flat_batch, make_model, make_rows
 
 LENGTHS = (7, 1, 19, 2, 12)
-CLOSE = {"rtol": 1e-5, "atol": 2e-6}  # transformers rounds norms and softmax to float32 even in float64 models
+RTOL, ATOL = 1e-5, 2e-6  # transformers rounds norms and softmax to float32 even in float64 models
+
+
+def at(label: str, message: str) -> str:
+    """Return torch's message with the weight it is about."""
+    return f"{label}: {message}"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -20,20 +27,26 @@ def test_every_document_is_as_if_alone(name: str) -> None:
     ours, theirs = make_model(name), make_model(name, attention="eager")
     rows = make_rows(LENGTHS)
     batch = flat_batch(rows)
-    flat = ours(input_ids=batch.tokens[None], position_ids=batch.positions[None], documents=documents_of(batch), use_cache=False).logits[0]
+    flat = ours(
+        input_ids=batch.tokens[None], position_ids=batch.positions[None], documents=documents_of(batch), use_cache=False
+    ).logits[0]
     alone = torch.cat([theirs(input_ids=tokens[None], use_cache=False).logits[0] for tokens, _ in rows])
-    torch.testing.assert_close(flat, alone, **CLOSE)
+    torch.testing.assert_close(flat, alone, rtol=RTOL, atol=ATOL)
 
 
 def test_long_documents_are_computed_in_blocks_and_stay_exact() -> None:
-    """Around the block size and over several blocks, loss and gradient equal transformers' sdpa on the row alone (float64)."""
+    """Around the block size and over several of them, loss and gradient equal transformers' sdpa on a row (float64)."""
     for length in (BLOCK, BLOCK + 33, 2 * BLOCK + 40, 3 * BLOCK):
         ours, theirs = make_model(positions=512), make_model(positions=512, attention="sdpa")
         rows = make_rows((length,))
         loss, other = loss_sums(ours, flat_batch(rows)).loss, loss_sums(theirs, flat_batch(rows)).loss
         torch.testing.assert_close(loss, other, rtol=1e-9, atol=1e-9)
-        for mine, one in zip(torch.autograd.grad(loss, list(ours.parameters())), torch.autograd.grad(other, list(theirs.parameters())), strict=True):
-            torch.testing.assert_close(mine, one, **CLOSE)
+        for mine, one in zip(
+            torch.autograd.grad(loss, list(ours.parameters())),
+            torch.autograd.grad(other, list(theirs.parameters())),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, one, rtol=RTOL, atol=ATOL)
 
 
 def test_the_comparison_sees_documents_that_leak() -> None:
@@ -57,7 +70,7 @@ def test_loss_equals_transformers_own_loss(name: str) -> None:
     (sums.loss / sums.tokens).backward()
     expected.backward()
     for (label, mine), (_, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-7, msg=lambda m, at=label: f"{at}: {m}")
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-7, msg=partial(at, label))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -70,7 +83,7 @@ def test_packed_equals_unpacked(name: str) -> None:
     assert isinstance(total, torch.Tensor)
     total.backward()
     for (label, mine), (_, other) in zip(together.named_parameters(), apart.named_parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, **CLOSE, msg=lambda m, at=label: f"{at}: {m}")
+        torch.testing.assert_close(mine.grad, other.grad, rtol=RTOL, atol=ATOL, msg=partial(at, label))
 
 
 def test_a_model_without_pluggable_attention_is_computed_row_by_row() -> None:
@@ -78,11 +91,13 @@ def test_a_model_without_pluggable_attention_is_computed_row_by_row() -> None:
     rows = make_rows((9, 5))
     plugged, plain = make_model(), make_model(attention="eager")
     assert attention_of(plain) == "per_row"
-    torch.testing.assert_close(token_losses(plugged, flat_batch(rows))[0], token_losses(plain, flat_batch(rows))[0], **CLOSE)
+    torch.testing.assert_close(
+        token_losses(plugged, flat_batch(rows))[0], token_losses(plain, flat_batch(rows))[0], rtol=RTOL, atol=ATOL
+    )
 
 
 def test_a_wish_that_cannot_be_met_is_an_error() -> None:
-    """varlen on a CPU is refused with the reason; auto takes exact and says why."""
+    """Varlen on a CPU is refused with the reason; auto takes exact and says why."""
     model = make_model()
     options = {"device": "cpu", "dtype": torch.float32, "model_class": type(model), "config": model.config}
     with pytest.raises(ModelError, match="varlen cannot run here: device is cpu"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 
 def save(folder: Path, step: int, trained: tuple[torch.nn.Module, torch.optim.Optimizer]) -> Path:
+    """Save a checkpoint of that step."""
     return checkpoint.save(folder, step, model=trained[0], optimizer=trained[1], state={"flos": 1.5})
 
 
@@ -78,13 +80,21 @@ def test_never_from_zero_in_silence(tmp_path: Path, trained: tuple[torch.nn.Modu
             checkpoint.find_newest(tmp_path)
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "replace", "rename"])
+@pytest.mark.parametrize(
+    ("owner", "call"),
+    [(os, "write"), (os, "fsync"), (Path, "replace"), (Path, "rename")],
+    ids=["write", "fsync", "replace", "rename"],
+)
 def test_a_crash_at_any_point_leaves_it_absent_or_complete(
-    tmp_path: Path, trained: tuple[torch.nn.Module, torch.optim.Optimizer], call: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    trained: tuple[torch.nn.Module, torch.optim.Optimizer],
+    owner: Any,
+    call: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whichever write, flush or rename fails, the older checkpoint stays the newest intact one and a new try succeeds."""
+    """Whichever write, flush or rename fails, the older checkpoint stays the newest intact one; a new try succeeds."""
     save(tmp_path, 1, trained)
-    real, count = getattr(os, call), 0
+    real, count, fail_at = getattr(owner, call), 0, 0
 
     def failing(*args: object, **options: object) -> object:
         nonlocal count
@@ -94,10 +104,10 @@ def test_a_crash_at_any_point_leaves_it_absent_or_complete(
         return real(*args, **options)
 
     reached = 0
-    for fail_at in range(1, 20):
-        count = 0
+    while fail_at < 20:
+        count, fail_at = 0, fail_at + 1
         with monkeypatch.context() as patch:
-            patch.setattr(os, call, failing)
+            patch.setattr(owner, call, failing)
             try:
                 save(tmp_path, 2, trained)
             except (ResourceError, OSError):
@@ -114,7 +124,9 @@ def test_a_crash_at_any_point_leaves_it_absent_or_complete(
     assert checkpoint.open_checkpoint(tmp_path / "step-2").step == 2
 
 
-def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, trained: tuple[torch.nn.Module, torch.optim.Optimizer]) -> None:
+def test_pruning_keeps_the_newest_and_the_best(
+    tmp_path: Path, trained: tuple[torch.nn.Module, torch.optim.Optimizer]
+) -> None:
     """Of five, the two newest and the best stay; leftovers of killed saves go."""
     for step in (1, 2, 3, 4, 5):
         save(tmp_path, step, trained)

@@ -7,10 +7,18 @@ from dataclasses import replace
 from attune.config import Config
 from attune.train.defaults import Facts, learning_rate_for, resolve
 
-FACTS = Facts(parameters=10_000_000, device="cpu", steps_per_epoch=30, has_valid=True, max_length=512, max_length_reason="the model")
+FACTS = Facts(
+    parameters=10_000_000,
+    device="cpu",
+    steps_per_epoch=30,
+    has_valid=True,
+    max_length=512,
+    max_length_reason="the model",
+)
 
 
 def autos(config: Config) -> list[str]:
+    """Return the settings that are still `auto`."""
     tree = config.model_dump()
     return [f"{s}.{k}" for s, group in tree.items() if isinstance(group, dict) for k, v in group.items() if v == "auto"]
 
@@ -25,7 +33,9 @@ def test_nothing_stays_auto() -> None:
 
 def test_what_the_user_chose_stays() -> None:
     """Chosen values are neither changed nor listed as resolved."""
-    config, reasons = resolve(Config().with_values({"train.steps": 7, "train.learning_rate": 0.5, "precision": "float64"}), FACTS)
+    config, reasons = resolve(
+        Config().with_values({"train.steps": 7, "train.learning_rate": 0.5, "precision": "float64"}), FACTS
+    )
     assert (config.train.steps, config.train.learning_rate, config.precision) == (7, 0.5, "float64")
     assert not {"train.steps", "train.learning_rate", "precision"} & set(reasons)
 

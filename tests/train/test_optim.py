@@ -11,7 +11,10 @@ from tests.tiny import make_model
 
 
 def rates(schedule: str, *, steps: int = 100, warmup: float = 0.1) -> list[float]:
-    return [learning_rate_at(step, steps=steps, peak=1.0, schedule=schedule, warmup=warmup) for step in range(1, steps + 1)]
+    """Return the learning rate of every step, with a peak of 1."""
+    return [
+        learning_rate_at(step, steps=steps, peak=1.0, schedule=schedule, warmup=warmup) for step in range(1, steps + 1)
+    ]
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "wsd"])
@@ -35,7 +38,9 @@ def test_each_schedule_falls_as_named() -> None:
 
 def test_no_step_has_rate_zero() -> None:
     """A step with rate zero would compute for nothing."""
-    assert all(rate > 0 for schedule in ("linear", "cosine", "constant", "wsd") for rate in rates(schedule, steps=7, warmup=3))
+    assert all(
+        rate > 0 for schedule in ("linear", "cosine", "constant", "wsd") for rate in rates(schedule, steps=7, warmup=3)
+    )
 
 
 def test_weight_decay_acts_on_matrices_only() -> None:

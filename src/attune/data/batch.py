@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from attune.data.corpus import Corpus
 from attune.types import NOT_LEARNED, Batch
 
 
-def to_batch(corpus: Corpus, rows: Sequence[int]) -> Batch:
+def to_batch(corpus: Corpus, rows: Sequence[int] | NDArray[np.integer]) -> Batch:
     """Return the batch of some rows; each is a document with positions from 0.
 
     targets[t] is the token after t where that one is learned, else NOT_LEARNED; the last position of a row predicts

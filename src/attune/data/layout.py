@@ -5,9 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def lay_out(
-    lengths_of_rows: Sequence[int], micro_tokens: int, *, world_size: int = 1, rank: int = 0
+    lengths_of_rows: Sequence[int] | NDArray[np.integer], micro_tokens: int, *, world_size: int = 1, rank: int = 0
 ) -> list[list[int]]:
     """Return this rank's micro-batches of a step, as indices into the given rows.
 
@@ -28,9 +31,8 @@ def lay_out(
         return [rows for rows in bins if rows]
     mine = []
     for number in range(per_rank):
-        place = (
-            rank if number % 2 == 0 else world_size - 1 - rank
-        )  # back and forth, so that no rank gets all the longest
+        # back and forth, so that no rank gets all the longest
+        place = rank if number % 2 == 0 else world_size - 1 - rank
         mine.append(bins[number * world_size + place])
     return mine
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ class Stream:
     (at least one row). The last step of an epoch takes what is left. Steps count from 1, epochs from 0.
     """
 
-    def __init__(self, lengths: NDArray[np.integer], *, seed: int, batch_rows: int, batch_tokens: int = 0) -> None:
+    def __init__(
+        self, lengths: Sequence[int] | NDArray[np.integer], *, seed: int, batch_rows: int, batch_tokens: int = 0
+    ) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         if not len(self.lengths):
             raise ValueError("a stream needs at least one row")

@@ -50,7 +50,14 @@ def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[N
 
 
 @torch.no_grad()
-def measure(model: nn.Module, corpus: Corpus, *, micro_tokens: int, device: torch.device | str = "cpu", precision: str = "float32") -> Measured:
+def measure(
+    model: nn.Module,
+    corpus: Corpus,
+    *,
+    micro_tokens: int,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+) -> Measured:
     """Return the loss of `model` on every row of `corpus`; the model is left in the mode it came in.
 
     Sums are float64 per row, so the result does not depend on how rows are batched beyond the arithmetic of one row.

@@ -25,7 +25,8 @@ class Parameters:
 def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: str) -> nn.Module:
     """Return `model` ready to train: itself with all weights free (full), or wrapped by PEFT (lora).
 
-    `base` is written into the adapter's config as the model it belongs to. Adapter weights are float32 (float64 for a float64 model).
+    `base` is written into the adapter's config as the model it belongs to. Adapter weights are float32 (float64 for a
+    float64 model).
     Raises ConfigError when adapter.targets names no module of this model.
     """
     if config.kind == "full":
@@ -37,13 +38,20 @@ def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: 
         targets = [name.strip() for name in config.targets.split(",") if name.strip()]
     torch.manual_seed(mix_seed("adapter", seed))
     settings = LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        bias="none",
     )
     try:
-        wrapped: Any = get_peft_model(model, settings)  # type: ignore[arg-type]
+        wrapped: Any = get_peft_model(model, settings)
     except ValueError as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)})
-        raise ConfigError(f'adapter.targets: "{config.targets}" matches no module. Linear modules here: {", ".join(names)}.') from error
+        raise ConfigError(
+            f'adapter.targets: "{config.targets}" matches no module. Linear modules here: {", ".join(names)}.'
+        ) from error
     wrapped.peft_config["default"].base_model_name_or_path = base
     return wrapped  # type: ignore[no-any-return]
 
@@ -60,15 +68,18 @@ def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy saved weights into the trainable ones of `model`. Raises ModelError unless names and shapes agree exactly."""
+    """Copy saved weights into the trainable ones of `model`. Raises ModelError unless names and shapes agree."""
     own = trainable_weights(model)
     if own.keys() != weights.keys():
-        odd = sorted(own.keys() ^ weights.keys())[0]
-        raise ModelError(f'saved weights do not fit this model: "{odd}" stands on one side only. Was the adapter or model changed?')
+        odd = min(own.keys() ^ weights.keys())
+        raise ModelError(
+            f'saved weights do not fit this model: "{odd}" stands on one side only. Was the adapter or model changed?'
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             if parameter.shape != weights[name].shape:
-                raise ModelError(f'saved weights do not fit this model: "{name}" has shape {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}.')
+                shapes = f"{tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
+                raise ModelError(f'saved weights do not fit this model: "{name}" has shape {shapes}.')
             parameter.copy_(weights[name])
 
 

@@ -20,7 +20,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 
 def load_model(
-    folder: Path | str, *, device: str = "cpu", precision: str = "float32", attention: str = "exact", trust_remote_code: bool = False
+    folder: Path | str,
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    attention: str = "exact",
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Return the model of a local folder in evaluation mode, on `device`, with flat-batch attention plugged in.
 
@@ -33,19 +38,41 @@ def load_model(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[precision], use_safetensors=True, local_files_only=True, trust_remote_code=trust_remote_code
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            output_loading_info=True,
+            dtype=DTYPES[precision],
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
         )
     except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{folder}: transformers cannot load it: {first[:300]}") from error
+        raise ModelError(_why_not(folder, error)) from error
     finally:
         transformers_logging.set_verbosity(quiet)
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{folder}: {len(missing)} tensors that config.json asks for are not in the weights (first: {missing[0]});"
+            "\nthey would be random numbers. Fetch config.json and the weights from one place."
+        )
     compute = torch.bfloat16 if precision == "mixed" else DTYPES[precision]
     choice = choose_attention(attention, device=device, dtype=compute, model_class=type(model), config=model.config)
     set_attention(model, choice)
     model.attention_choice = choice
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    return model.to(device).eval()
+
+
+def _why_not(folder: Path, error: Exception) -> str:
+    """Say why transformers could not load a model, with the next step where one is known."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return (
+            f"{folder}: the model asks to run Python code of its own (auto_map in config.json): refused.\n"
+            "If you trust where it comes from: --trust_remote_code true"
+        )
+    if "ignore_mismatched_sizes" in text:
+        return f"{folder}: the weights have other shapes than config.json says. Fetch both from one place."
+    return f"{folder}: transformers cannot load it: {text[:300]}"
 
 
 def compile_layers(model: nn.Module) -> int:
@@ -67,16 +94,24 @@ def attention_choice(model: Any) -> AttentionChoice:
 
 
 def load_tuned(
-    folder: Path | str, *, device: str = "cpu", precision: str = "float32", attention: str = "exact", trust_remote_code: bool = False
+    folder: Path | str,
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    attention: str = "exact",
+    trust_remote_code: bool = False,
 ) -> Any:
     """Return a tuned model from its folder: all weights, or a PEFT adapter on the base model its config names."""
     folder = Path(folder)
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
-        return load_model(folder, device=device, precision=precision, attention=attention, trust_remote_code=trust_remote_code)
+        return load_model(
+            folder, device=device, precision=precision, attention=attention, trust_remote_code=trust_remote_code
+        )
     from peft import PeftModel
 
     base = locate(json.loads(adapter.read_text())["base_model_name_or_path"])
-    model = load_model(base, device=device, precision=precision, attention=attention, trust_remote_code=trust_remote_code)
+    model = load_model(
+        base, device=device, precision=precision, attention=attention, trust_remote_code=trust_remote_code
+    )
     return PeftModel.from_pretrained(model, folder, local_files_only=True).eval()
-

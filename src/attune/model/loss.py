@@ -16,7 +16,8 @@ from attune.types import NOT_LEARNED, Batch
 class LossSums:
     """Sums over the learned tokens of a batch; all stay on the device.
 
-    loss: nats, differentiable; correct: how many the model ranks first; tokens: how many there are (or their weights' sum).
+    loss: nats, differentiable; correct: how many the model ranks first; tokens: how many there are, or the sum of their
+    weights.
     """
 
     loss: Tensor
@@ -39,7 +40,7 @@ def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor
 
 
 def loss_sums(model: nn.Module, batch: Batch) -> LossSums:
-    """Return the summed loss of `batch`, never an average: the caller divides by the learned tokens of the whole step."""
+    """Return the summed loss of `batch`, never an average: the caller divides by the learned tokens of the step."""
     losses, right, learned = token_losses(model, batch)
     if batch.weights is None:
         return LossSums(losses.sum(), right.sum(), torch.tensor(float(len(learned)), device=losses.device))
@@ -49,7 +50,7 @@ def loss_sums(model: nn.Module, batch: Batch) -> LossSums:
 
 def _logits_at(model: nn.Module, batch: Batch, learned: Tensor) -> Tensor:
     """Return the logits [learned, vocabulary] of a flat batch at the given positions."""
-    if attention_of(model) == PER_ROW:  # type: ignore[arg-type]
+    if attention_of(model) == PER_ROW:
         return _logits_row_by_row(model, batch)
     output = model(
         input_ids=batch.tokens[None],

@@ -12,7 +12,7 @@ from attune.data.prepare import Prepared, prepare
 from attune.data.read import BadRow
 from attune.data.tokenizer import load_tokenizer
 from attune.errors import ConfigError, DataError
-from attune.model.folder import locate, model_length
+from attune.model.folder import check_vocabulary, locate, model_length
 from attune.record import plain
 from attune.types import Finding
 
@@ -70,11 +70,13 @@ def _prepare(config: Config, intakes: Iterable[Intake], *, has_errors: bool) -> 
     most = max(len(intake.bad) for intake in intakes)
     tolerant = config.with_values({"data.skip_bad_rows": max(most, config.data.skip_bad_rows)})
     try:
-        return prepare(tolerant, load_tokenizer(base), model_length=model_length(base))
+        prepared = prepare(tolerant, load_tokenizer(base), model_length=model_length(base))
     except DataError:
         if has_errors:
             return None
         raise
+    check_vocabulary(base, int(prepared.train.tokens.max()))
+    return prepared
 
 
 def _refusals(intake: Intake) -> list[Finding]:

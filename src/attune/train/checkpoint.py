@@ -33,7 +33,9 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def save(folder: Path, step: int, *, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Path:
+def save(
+    folder: Path, step: int, *, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> Path:
     """Write `folder`/step-N whole or not at all and return its path; an intact one of that step is kept.
 
     Raises ResourceError when the disk is full.
@@ -55,8 +57,13 @@ def save(folder: Path, step: int, *, model: nn.Module, optimizer: torch.optim.Op
     try:
         for name, data in files.items():
             write_atomic(beside / name, data)
-        entries = {name: {"bytes": len(data), "xxh3_128": xxhash.xxh3_128_hexdigest(data)} for name, data in files.items()}
-        write_atomic(beside / _MANIFEST, json_text({"format": FORMAT, "step": step, "torch": torch.__version__, "files": entries}).encode())
+        entries = {
+            name: {"bytes": len(data), "xxh3_128": xxhash.xxh3_128_hexdigest(data)} for name, data in files.items()
+        }
+        write_atomic(
+            beside / _MANIFEST,
+            json_text({"format": FORMAT, "step": step, "torch": torch.__version__, "files": entries}).encode(),
+        )
         _sync(beside)
         beside.rename(final)
         _sync(folder)
@@ -71,7 +78,11 @@ def find_newest(folder: Path) -> Checkpoint | None:
 
     Raises CheckpointError when there are checkpoints and all are damaged: a run never starts again from 0 in silence.
     """
-    found = sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")), reverse=True) if folder.is_dir() else []
+    found = (
+        sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
+        if folder.is_dir()
+        else []
+    )
     faults = []
     for path in found:
         fault = _fault(path)
@@ -107,7 +118,9 @@ def prune(folder: Path, *, keep: int, best_step: int) -> None:
     for step in steps[keep:]:
         if step != best_step:
             gone = folder / f".del-step-{step}"
-            (folder / f"step-{step}").rename(gone)  # a deletion that is killed must not leave half a checkpoint under its name
+            (folder / f"step-{step}").rename(
+                gone
+            )  # a deletion that is killed must not leave half a checkpoint under its name
             shutil.rmtree(gone)
     for left in (*folder.glob(".tmp-*"), *folder.glob(".del-*")):
         shutil.rmtree(left, ignore_errors=True)

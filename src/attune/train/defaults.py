@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attune.config import Config
 from attune.data.stream import Stream
 
@@ -50,7 +53,9 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
         found[key] = (value, reason)
         return value
 
-    device = settle("device", facts.device, "a CUDA device is there" if facts.device == "cuda" else "no CUDA device here")
+    device = settle(
+        "device", facts.device, "a CUDA device is there" if facts.device == "cuda" else "no CUDA device here"
+    )
     kind = config.adapter.kind
     if device == "cpu":
         settle("precision", "float32", "fastest and exact on a CPU")
@@ -64,15 +69,25 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
         max(1, round(config.train.epochs * facts.steps_per_epoch)),
         f"{config.train.epochs:g} epochs of {facts.steps_per_epoch} steps",
     )
-    settle("train.learning_rate", learning_rate_for(kind, facts.parameters), f"{kind}, {facts.parameters / 1e6:,.1f} M parameters")
+    settle(
+        "train.learning_rate",
+        learning_rate_for(kind, facts.parameters),
+        f"{kind}, {facts.parameters / 1e6:,.1f} M parameters",
+    )
     settle("train.micro_tokens", MICRO_TOKENS[device], f"fits most models on {device}; never changes the result")
     every = max(1, math.ceil(steps / _DIVISIONS))
-    valid_every = settle("valid.every", every, f"about {_DIVISIONS} validations in {steps} steps" if facts.has_valid else "no validation rows")
+    valid_every = settle(
+        "valid.every",
+        every,
+        f"about {_DIVISIONS} validations in {steps} steps" if facts.has_valid else "no validation rows",
+    )
     settle("checkpoint.every", valid_every, "at each validation")
     settle("log.every", every, f"about {_DIVISIONS} lines in {steps} steps")
     return config.with_values({key: value for key, (value, _) in found.items()}), found
 
 
-def steps_in_epoch(lengths: Sequence[int], config: Config) -> int:
+def steps_in_epoch(lengths: Sequence[int] | NDArray[np.integer], config: Config) -> int:
     """Return the optimizer steps of one pass over rows of these lengths."""
-    return Stream(lengths, seed=config.seed, batch_rows=config.train.batch_rows, batch_tokens=config.train.batch_tokens).steps_per_epoch(0)
+    return Stream(
+        lengths, seed=config.seed, batch_rows=config.train.batch_rows, batch_tokens=config.train.batch_tokens
+    ).steps_per_epoch(0)

@@ -1,4 +1,4 @@
-"""Handing a tuned model on: a folder that transformers or PEFT loads as it is, with its template, stop tokens and card."""
+"""Handing a tuned model on: a folder that transformers or PEFT loads as it is, with template, stop tokens and card."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ TOKENIZER_FILES = (
 )
 
 
-def write_model(run: RunFolder, model: nn.Module, *, config: Config, prepared: Prepared, tokenizer: Tokenizer, result: Mapping[str, Any]) -> None:
+def write_model(
+    run: RunFolder,
+    model: nn.Module,
+    *,
+    config: Config,
+    prepared: Prepared,
+    tokenizer: Tokenizer,
+    result: Mapping[str, Any],
+) -> None:
     """Write run/model: weights or adapter, tokenizer, the chat template trained with, every stop token, and a card."""
     folder = run.path / "model"
     shutil.rmtree(folder, ignore_errors=True)
@@ -43,31 +51,36 @@ def write_model(run: RunFolder, model: nn.Module, *, config: Config, prepared: P
 
 
 def _card(config: Config, prepared: Prepared, result: Mapping[str, Any]) -> str:
-    """Return the model card: what was tuned on what, how, and what was measured. Names only, no paths of this machine."""
+    """Return the model card: what was tuned on what, how, and what was measured; names only, no paths."""
     base = Path(config.model).name if Path(config.model).is_dir() else config.model
     metrics = result["metrics"]
-    rows = [(name, metrics[name]) for name in ("val_loss", "val_perplexity", "val_accuracy", "loss") if metrics.get(name) is not None]
+    rows = [
+        (name, metrics[name])
+        for name in ("val_loss", "val_perplexity", "val_accuracy", "loss")
+        if metrics.get(name) is not None
+    ]
     table = "\n".join(f"| {name} | {value:.4g} |" for name, value in rows)
     lora = config.adapter.kind == "lora"
     head = ["---", f"base_model: {base}", f"base_model_relation: {'adapter' if lora else 'finetune'}"]
-    head += [f"library_name: {'peft' if lora else 'transformers'}", "pipeline_tag: text-generation", "tags:", "- sft", "- attune", "---"]
-    return "\n".join(
-        [
-            *head,
-            f"# {base}, tuned on {Path(config.data.train).name}",
-            "",
-            f"{'LoRA' if lora else 'Full'} supervised fine-tuning: {prepared.train.num_rows:,} rows, "
-            f"{prepared.train.num_learned:,} learned tokens a pass, {result['steps']:,} steps, best step {result['best_step']:,}.",
-            "",
-            "| measured | value |",
-            "|---|---|",
-            table,
-            "",
-            f"Chat template: {prepared.template.name} (in chat_template.jinja). Learning rate {config.train.learning_rate:g}, "
-            f"{config.train.schedule}, seed {config.seed}.",
-            "",
-        ]
+    head += [
+        f"library_name: {'peft' if lora else 'transformers'}",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- sft",
+        "- attune",
+        "---",
+    ]
+    method = (
+        f"{'LoRA' if lora else 'Full'} supervised fine-tuning: {prepared.train.num_rows:,} rows, "
+        f"{prepared.train.num_learned:,} learned tokens a pass, {result['steps']:,} steps, "
+        f"best step {result['best_step']:,}."
     )
+    settings = (
+        f"Chat template: {prepared.template.name} (in chat_template.jinja). "
+        f"Learning rate {config.train.learning_rate:g}, {config.train.schedule}, seed {config.seed}."
+    )
+    title = f"# {base}, tuned on {Path(config.data.train).name}"
+    return "\n".join([*head, title, "", method, "", "| measured | value |", "|---|---|", table, "", settings, ""])
 
 
 def write_trainer_state(run: RunFolder, *, result: Mapping[str, Any]) -> None:

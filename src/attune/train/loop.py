@@ -44,7 +44,9 @@ def train_steps(
     """Train and yield one record per step.
 
     The gradient is that of the summed loss over the learned tokens of the whole step divided by their number, so the
-    shape of the micro-batches never changes it. Raises TrainingError before the update if loss or gradient is not finite.
+    shape of the micro-batches never changes it.
+
+    Raises TrainingError before the update if loss or gradient is not finite.
     """
     for step in steps:
         seed_step(seed, step.number, world.rank)
@@ -62,7 +64,9 @@ def train_steps(
             raise TrainingError(_not_finite(step, loss, float(norm)))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield meter.record(step.number, step.epoch, step.batches, loss=loss, accuracy=right, learning_rate=rate, grad_norm=float(norm))
+        yield meter.record(
+            step.number, step.epoch, step.batches, loss=loss, accuracy=right, learning_rate=rate, grad_norm=float(norm)
+        )
 
 
 def _not_finite(step: Step, loss: float, norm: float) -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,16 @@ from attune.evals.heldout import perplexity
 from attune.types import NOT_LEARNED, Batch, StepRecord
 
 # Dense 16-bit peaks in FLOP/s, from the makers' data sheets (without sparsity).
-_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12, "3090": 71e12, "A10": 125e12}
+_PEAKS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "4090": 165e12,
+    "3090": 71e12,
+    "A10": 125e12,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +52,12 @@ class FlosCounter:
     @classmethod
     def of(cls, model: nn.Module) -> FlosCounter:
         """Return the counter for a transformers model, wrapped by PEFT or not."""
-        config = model.config
+        config: Any = model.config
         head_module = model.get_output_embeddings()  # type: ignore[operator]
         head = head_module.weight if head_module is not None else None
-        weights = [part.weight for part in model.modules() if isinstance(part, (nn.Linear, Conv1D)) and part.weight is not head]
+        weights = [
+            part.weight for part in model.modules() if isinstance(part, (nn.Linear, Conv1D)) and part.weight is not head
+        ]
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             linear=sum(w.numel() for w in weights),
@@ -68,7 +80,14 @@ class FlosCounter:
 class Meter:
     """Turns the sums of a step into a record; keeps the running totals and the clock."""
 
-    def __init__(self, counter: FlosCounter, *, device: torch.device, flos: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        counter: FlosCounter,
+        *,
+        device: torch.device,
+        flos: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._counter = counter
         self._device = device
         self._clock = clock
@@ -80,7 +99,15 @@ class Meter:
         self._last = self._clock()
 
     def record(
-        self, step: int, epoch: float, batches: Sequence[Batch], *, loss: float, accuracy: float, learning_rate: float, grad_norm: float
+        self,
+        step: int,
+        epoch: float,
+        batches: Sequence[Batch],
+        *,
+        loss: float,
+        accuracy: float,
+        learning_rate: float,
+        grad_norm: float,
     ) -> StepRecord:
         """Return the record of a finished step and start the clock of the next."""
         now = self._clock()

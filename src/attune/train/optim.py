@@ -73,4 +73,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: 
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             found = {key: value for key, value in tensors.items() if key.rpartition("//")[0] == name}
-            optimizer.state[parameter] = {key.rpartition("//")[2]: value.to(parameter.device) for key, value in found.items()}
+            optimizer.state[parameter] = {
+                key.rpartition("//")[2]: value.to(parameter.device) for key, value in found.items()
+            }

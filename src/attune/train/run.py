@@ -18,7 +18,7 @@ from attune.config_file import dump_yaml, load_config
 from attune.data.prepare import Prepared, prepare
 from attune.data.tokenizer import Tokenizer, load_tokenizer
 from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError, UserError
-from attune.model.folder import count_parameters, locate, model_length
+from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
 from attune.record import RunFolder, plain
 from attune.train.defaults import Facts, Resolved, resolve, steps_in_epoch
 from attune.train.stop import EXIT_CODES, StopRequest
@@ -59,6 +59,7 @@ def gather(config: Config, tell: Listener) -> Inputs:
     base = locate(config.model)
     tokenizer = load_tokenizer(base)
     prepared = prepare(config, tokenizer, model_length=model_length(base))
+    check_vocabulary(base, int(prepared.train.tokens.max()))
     tell("data", prepared)
     from attune.world import resolve_device
 
@@ -83,13 +84,13 @@ def finetune(config: Config, *, command: str = "", on_event: Listener | None = N
     tell = on_event or _deaf
     config = config.with_values({"out": config.out if config.out != "auto" else str(_free_folder(config))})
     run = RunFolder.create(config.out)
-    try:
-        inputs = gather(config, tell)
-    except BaseException:
-        run.path.rmdir()  # empty still: a fault in the inputs leaves nothing behind
-        raise
     with _locked(run):
-        session = _start(inputs, tell)
+        try:
+            inputs = gather(config, tell)
+            session = _start(inputs, tell)
+        except BaseException:
+            run.discard()  # a fault in data, model or device leaves nothing behind
+            raise
         _write_start(run, inputs, session, command)
         if session.valid_corpus is not None:
             _validate(run, session, tell)
@@ -99,7 +100,8 @@ def finetune(config: Config, *, command: str = "", on_event: Listener | None = N
 def resume(path: str | Path, *, on_event: Listener | None = None) -> Run:
     """Go on with a stopped or killed run from its newest intact checkpoint; on a CPU the result is the same to the bit.
 
-    Raises RefusedError when data or config changed or the run is finished, CheckpointError when no checkpoint is intact.
+    Raises RefusedError when data or config changed or the run is finished, CheckpointError when no checkpoint is
+    intact.
     """
     tell = on_event or _deaf
     run = RunFolder.open(path)
@@ -125,7 +127,11 @@ def _start(inputs: Inputs, tell: Listener) -> Session:
     session = Session(inputs.config, inputs.prepared, base=inputs.base, world=open_world(str(inputs.config.device)))
     size = session.parameters
     attention = session.attention
-    tell("model", f"{Path(inputs.config.model).name}: {size.total:,} parameters, {size.trainable:,} train ({inputs.config.adapter.kind})")
+    tell(
+        "model",
+        f"{Path(inputs.config.model).name}: {size.total:,} parameters, "
+        f"{size.trainable:,} train ({inputs.config.adapter.kind})",
+    )
     tell(
         "plan",
         {
@@ -150,7 +156,7 @@ def _go(run: RunFolder, inputs: Inputs, session: Session, tell: Listener) -> Run
     """Train to the end, then write the model and the result; whatever happens, the run folder says so."""
     try:
         with StopRequest() as stop:
-            stopped_early = _train(run, inputs.config, session, stop, tell)
+            stopped_early = _train(run, session, stop, tell)
     except UserError as error:
         status = "stopped" if isinstance(error, Interrupted) else "failed"
         run.event("stop" if status == "stopped" else "error", str(error))
@@ -160,7 +166,9 @@ def _go(run: RunFolder, inputs: Inputs, session: Session, tell: Listener) -> Run
     result = _result(run, session, status="done", stopped_early=stopped_early)
     from attune.train.handoff import write_model, write_trainer_state
 
-    write_model(run, session.model, config=inputs.config, prepared=inputs.prepared, tokenizer=inputs.tokenizer, result=result)
+    write_model(
+        run, session.model, config=inputs.config, prepared=inputs.prepared, tokenizer=inputs.tokenizer, result=result
+    )
     run.write_json("result.json", result)
     write_trainer_state(run, result=result)
     run.event("end", f"{result['steps']} steps, best step {result['best_step']}")
@@ -168,8 +176,9 @@ def _go(run: RunFolder, inputs: Inputs, session: Session, tell: Listener) -> Run
     return Run(run.path, result)
 
 
-def _train(run: RunFolder, config: Config, session: Session, stop: StopRequest, tell: Listener) -> bool:
-    """Run the loop with validation and saving at their steps; return whether it was stopped early for lack of progress."""
+def _train(run: RunFolder, session: Session, stop: StopRequest, tell: Listener) -> bool:
+    """Run the loop with validation and saving at their steps; return whether it stopped early for lack of progress."""
+    config = session.config
     for record in session.train():
         run.append("metrics.jsonl", {**plain(record), "time": round(run.seconds(), 3)})
         tell("step", record)
@@ -184,7 +193,11 @@ def _train(run: RunFolder, config: Config, session: Session, stop: StopRequest, 
         if last:
             return False
         if session.out_of_patience():
-            run.event("stop", f"no better {config.early_stop.metric} in {config.early_stop.patience} validations", step=record.step)
+            run.event(
+                "stop",
+                f"no better {config.early_stop.metric} in {config.early_stop.patience} validations",
+                step=record.step,
+            )
             return True
         if stop.signal:
             done = f"{record.step} of {session.total_steps} steps are done and saved"
@@ -204,9 +217,10 @@ def _validate(run: RunFolder, session: Session, tell: Listener) -> None:
 def _result(run: RunFolder, session: Session, *, status: str, stopped_early: bool = False) -> dict[str, Any]:
     """Return the document of `attune train`: training metrics of the last step, validation metrics of the best one."""
     records = run.read_lines("metrics.jsonl")
-    last = next((r for r in reversed(records) if "loss" in r), {})
+    nothing: dict[str, Any] = {}
+    last = next((r for r in reversed(records) if "loss" in r), nothing)
     best_step = session.progress.best_step or session.progress.step
-    best = next((r for r in reversed(records) if "val_loss" in r and r["step"] == best_step), {})
+    best = next((r for r in reversed(records) if "val_loss" in r and r["step"] == best_step), nothing)
     return {
         "run": str(run.path),
         "status": status,
@@ -232,7 +246,10 @@ def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str)
     run.write_text("config.yaml", dump_yaml(config))
     run.write_lines(
         "ledger.jsonl",
-        [{"summary": prepared.ledger}, *({**plain(e.place), "state": e.state, "reason": e.reason} for e in prepared.entries)],
+        [
+            {"summary": prepared.ledger},
+            *({**plain(e.place), "state": e.state, "reason": e.reason} for e in prepared.entries),
+        ],
     )
     run.write_json("findings.json", list(prepared.findings))
     run.write_lines("preview.jsonl", prepared.preview)
@@ -251,7 +268,10 @@ def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str)
                 "trainable": session.parameters.trainable,
             },
             "data": {"files": _fingerprints(config)},
-            "template": {"name": prepared.template.name, "sha256": hashlib.sha256(prepared.template.source.encode()).hexdigest()},
+            "template": {
+                "name": prepared.template.name,
+                "sha256": hashlib.sha256(prepared.template.source.encode()).hexdigest(),
+            },
             "tokenizer": inputs.tokenizer.fingerprint(),
             "seed": config.seed,
             "device": config.device,
@@ -268,7 +288,9 @@ def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str)
 def _fingerprints(config: Config) -> list[dict[str, Any]]:
     """Return name, size and SHA-256 of every data file."""
     files = [Path(name) for name in (config.data.train, config.data.valid) if name]
-    return [{"file": str(f), "bytes": f.stat().st_size, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in files]
+    return [
+        {"file": str(f), "bytes": f.stat().st_size, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in files
+    ]
 
 
 def _refuse_changes(run: RunFolder, manifest: Mapping[str, Any], config: Config) -> None:
@@ -277,7 +299,8 @@ def _refuse_changes(run: RunFolder, manifest: Mapping[str, Any], config: Config)
         if then != now:
             raise RefusedError(
                 f"{then['file']} changed since the run started ({then['bytes']:,} bytes then, {now['bytes']:,} now): "
-                f"the result would mix two data sets.\nRestore the file, or start a new run with another --out than {run.path}."
+                "the result would mix two data sets.\n"
+                f"Restore the file, or start a new run with another --out than {run.path}."
             )
 
 
@@ -336,7 +359,9 @@ def _locked(run: RunFolder) -> Iterator[None]:
 
 def _free_folder(config: Config) -> Path:
     """Return the first free runs/DATA-MODEL-N."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(config.data.train).stem or 'run'}-{Path(config.model).name}").strip(".-_")[:70]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(config.data.train).stem or 'run'}-{Path(config.model).name}").strip(
+        ".-_"
+    )[:70]
     number = 1
     while (Path("runs") / f"{stem}-{number}").exists():
         number += 1

@@ -44,7 +44,7 @@ class Progress:
 
 
 class Session:
-    """Model, optimizer and position of one run. `progress` is the only thing in it that is not on the device or fixed."""
+    """Model, optimizer and position of one run; all but `progress` is on the device or fixed."""
 
     def __init__(self, config: Config, prepared: Prepared, *, base: Path, world: World) -> None:
         self.config = config
@@ -62,11 +62,17 @@ class Session:
         self.attention: AttentionChoice = attention_choice(loaded)
         self.model: nn.Module = attach_adapter(loaded, config.adapter, seed=config.seed, base=config.model)
         if config.train.compile and compile_layers(self.model) == 0:
-            raise ConfigError(f"train.compile: {type(loaded).__name__} has no layers that can be compiled by themselves. Leave it off.")
+            raise ConfigError(
+                f"train.compile: {type(loaded).__name__} has no layers that can be compiled by themselves.\n"
+                "Leave it off."
+            )
         self.parameters = count(self.model)
         self.optimizer = build_optimizer(self.model, config.train)
         self.stream = Stream(
-            self.corpus.lengths, seed=config.seed, batch_rows=config.train.batch_rows, batch_tokens=config.train.batch_tokens
+            self.corpus.lengths,
+            seed=config.seed,
+            batch_rows=config.train.batch_rows,
+            batch_tokens=config.train.batch_tokens,
         )
         self.meter = Meter(FlosCounter.of(self.model), device=world.device)
 
@@ -80,7 +86,11 @@ class Session:
         """Return the learning rate as a function of the step."""
         train = self.config.train
         return partial(
-            learning_rate_at, steps=self.total_steps, peak=float(train.learning_rate), schedule=train.schedule, warmup=train.warmup
+            learning_rate_at,
+            steps=self.total_steps,
+            peak=float(train.learning_rate),
+            schedule=train.schedule,
+            warmup=train.warmup,
         )
 
     def steps(self) -> Iterator[Step]:
@@ -168,7 +178,7 @@ class Session:
         self.meter.flos = self.progress.flos
 
     def take_best_weights(self, folder: Path) -> None:
-        """Put the weights of the best validated step into the model; without validation they are those of the last step."""
+        """Put the weights of the best validated step into the model; without validation, the last step's stay."""
         best = self.progress.best_step
         if best not in (0, self.progress.step):
             checkpoints.restore(checkpoints.open_checkpoint(folder / f"step-{best}"), model=self.model)
@@ -187,7 +197,9 @@ def peek_environment(world: World) -> dict[str, Any]:
             "tokenizers": tokenizers.__version__,
             "peft": peft.__version__,
         },
-        "hardware": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else torch.backends.cpu.get_cpu_capability(),
+        "hardware": torch.cuda.get_device_name(world.device)
+        if world.device.type == "cuda"
+        else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "world_size": world.size,
     }
