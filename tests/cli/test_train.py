@@ -128,10 +128,12 @@ def test_bad_run_names_are_refused(capsys: pytest.CaptureFixture[str], rows: str
 def test_the_parts_of_a_path_before_the_name_are_free(
     capsys: pytest.CaptureFixture[str], rows: str, base: Path
 ) -> None:
-    """Only the last part of --out names the run."""
-    out = "my runs/../my runs/deep/a"
+    """Only the last part of --out names the run, but a path that climbs out with .. must be written in full."""
+    out = "my runs/deep.er/a"
     assert run(capsys, "train", rows, "--model", str(base), "--train.steps=1", "--out", out)[0] == 0
-    assert Path("my runs/deep/a/result.json").is_file()
+    assert Path("my runs/deep.er/a/result.json").is_file()
+    code, _, err = run(capsys, "train", rows, "--model", str(base), "--train.steps=1", "--out", "../../x")
+    assert (code, f"Write it in full if it is meant: --out {Path.cwd().parents[1] / 'x'}" in err) == (2, True)
 
 
 def test_bad_rows_stop_training_before_torch(rows: str, base: Path) -> None:

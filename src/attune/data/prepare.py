@@ -49,6 +49,12 @@ class Prepared:
     max_length: int
     max_length_reason: str
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id in any row."""
+        corpora = (self.train, self.valid) if self.valid is not None else (self.train,)
+        return max(int(corpus.tokens.max()) for corpus in corpora)
+
 
 def prepare(config: Config, tokenizer: Tokenizer, *, model_length: int | None) -> Prepared:
     """Return the data of a run, verified row by row. `model_length`: the most tokens the model can attend to.

@@ -75,7 +75,7 @@ def _prepare(config: Config, intakes: Iterable[Intake], *, has_errors: bool) -> 
         if has_errors:
             return None
         raise
-    check_vocabulary(base, int(prepared.train.tokens.max()))
+    check_vocabulary(base, prepared.largest_id)
     return prepared
 
 

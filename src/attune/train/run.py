@@ -59,7 +59,7 @@ def gather(config: Config, tell: Listener) -> Inputs:
     base = locate(config.model)
     tokenizer = load_tokenizer(base)
     prepared = prepare(config, tokenizer, model_length=model_length(base))
-    check_vocabulary(base, int(prepared.train.tokens.max()))
+    check_vocabulary(base, prepared.largest_id)
     tell("data", prepared)
     from attune.world import resolve_device
 
