@@ -29,14 +29,6 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One record of a data file, as it was written."""
-
-    place: Place
-    value: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation.
 
@@ -148,14 +140,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A guard's warning: the figure it saw, the threshold it crossed, what that means and what to do."""
+    """A guard's warning, an entry of `alarms` in result.json: its figure, the threshold, what it means, what to do."""
 
     id: str
     step: int
     figure: float
     threshold: float
     message: str
-    severity: Severity = "warning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +160,10 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All input rows, each in exactly one state, and all tokens: `tokens_in` = learned + context + lost."""
+    """All input rows, each in exactly one state, and all tokens of the training rows.
+
+    `tokens_in` = learned + context + lost; held-out rows are neither learned nor lost, so their tokens are not in it.
+    """
 
     rows: int
     counts: Mapping[str, int]  # used, cut, dropped, duplicate, held_out

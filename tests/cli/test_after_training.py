@@ -14,11 +14,6 @@ from attune.cli.main import main
 from attune.errors import ConfigError, DataError
 from tests.tiny import write_model_folder, write_rows
 
-pytestmark = [  # of PEFT: about GPT-2, whose linear layers are stored the other way round, and about itself
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-]
-
 
 @pytest.fixture(scope="module", params=["full", "lora"])
 def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:

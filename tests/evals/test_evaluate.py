@@ -16,11 +16,6 @@ from attune.evals.evaluate import evaluate
 from attune.train.run import finetune
 from tests.tiny import write_model_folder
 
-pytestmark = [  # what PEFT says of itself and of GPT-2
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),
-]
-
 Make = Callable[..., Path]
 COLOURS = ("red", "green", "blue", "grey")
 

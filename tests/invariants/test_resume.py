@@ -68,7 +68,7 @@ def outcome(run: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     [
         {},
         {"adapter.kind": "lora", "adapter.rank": 4, "adapter.dropout": 0.3},
-        {"train.batch_tokens": 200, "train.schedule": "wsd"},
+        {"train.batch_tokens": 200, "data.max_length": 120, "train.schedule": "wsd"},
     ],
     ids=["full", "lora", "batch_tokens"],
 )

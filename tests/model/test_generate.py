@@ -147,7 +147,6 @@ def test_the_models_own_generation_settings_do_not_colour_the_answer() -> None:
     assert generate(model, prompts, stop_ids=STOPS, max_new_tokens=12) == plain
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT asks transformers
 def test_an_adapter_answers_as_itself_and_switched_off_as_its_base() -> None:
     """PEFT-wrapped models generate as they are; with the adapter disabled, the answers are the base model's."""
     from peft import LoraConfig, get_peft_model

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from attune.config import AdapterConfig
 from attune.errors import ConfigError, ModelError
@@ -38,6 +39,7 @@ def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: 
         targets = [name.strip() for name in config.targets.split(",") if name.strip()]
     torch.manual_seed(mix_seed("adapter", seed))
     settings = LoraConfig(
+        fan_in_fan_out=_stores_inputs_first(model, targets),
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
@@ -48,12 +50,22 @@ def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: 
     try:
         wrapped: Any = get_peft_model(model, settings)
     except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)})
+        names = sorted(
+            {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, (nn.Linear, Conv1D))}
+        )
         raise ConfigError(
             f'adapter.targets: "{config.targets}" matches no module. Linear modules here: {", ".join(names)}.'
         ) from error
     wrapped.peft_config["default"].base_model_name_or_path = base
     return wrapped  # type: ignore[no-any-return]
+
+
+def _stores_inputs_first(model: nn.Module, targets: str | list[str]) -> bool:
+    """Whether targeted modules keep their weights as [inputs, outputs], as GPT-2's Conv1D does."""
+    names = [f".{name}" for name, part in model.named_modules() if isinstance(part, Conv1D)]
+    if isinstance(targets, str):
+        return bool(names)
+    return any(name.endswith(f".{target}") for name in names for target in targets)
 
 
 def count(model: nn.Module) -> Parameters:
@@ -85,7 +97,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def save_model(model: nn.Module, folder: Path) -> None:
     """Write `model` as transformers (full) or PEFT (lora) loads it: safetensors, readable by everybody."""
-    model.save_pretrained(folder)  # type: ignore[operator]
+    # the embeddings are frozen and belong to the base; left to itself, PEFT asks the Hub whether they were changed
+    options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+    model.save_pretrained(folder, **options)  # type: ignore[operator]
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank card; the run writes its own
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors makes them readable by the owner only

@@ -1,0 +1,81 @@
+"""LoRA through PEFT: the right modules, a start that depends on the seed alone, and files that everybody can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from attune.config import AdapterConfig
+from attune.errors import ConfigError, ModelError
+from attune.model.adapter import attach_adapter, count, load_weights, save_model, trainable_weights
+from attune.model.loss import loss_sums
+from tests.tiny import flat_batch, make_model, make_rows
+
+LORA = AdapterConfig(kind="lora", rank=4)
+
+
+@pytest.mark.parametrize(("name", "is_transposed"), [("gpt2", True), ("llama", False)])
+def test_every_linear_layer_gets_matrices_without_a_warning(name: str, is_transposed: bool) -> None:
+    """All-linear finds torch's layers and GPT-2's, and PEFT is told which way round they are: it warns of nothing."""
+    model = attach_adapter(make_model(name), LORA, seed=0, base="b")
+    assert model.peft_config["default"].fan_in_fan_out is is_transposed  # type: ignore[index, union-attr]
+    names = {part.rsplit(".lora_", 1)[0].rsplit(".", 1)[-1] for part in trainable_weights(model)}
+    assert names == (
+        {"c_attn", "c_proj", "c_fc"}
+        if name == "gpt2"
+        else {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    )
+
+
+def test_named_modules_only() -> None:
+    """Targets by name leave every other module alone; a name that is nowhere is refused with the ones there are."""
+    some = attach_adapter(make_model("gpt2"), LORA.model_copy(update={"targets": "c_attn, c_fc"}), seed=0, base="b")
+    assert all(".c_attn." in name or ".c_fc." in name for name in trainable_weights(some))
+    with pytest.raises(ConfigError, match=r'"q_proj" matches no module\. Linear modules here: c_attn, c_fc, c_proj'):
+        attach_adapter(make_model("gpt2"), LORA.model_copy(update={"targets": "q_proj"}), seed=0, base="b")
+
+
+def test_the_start_depends_on_the_seed_alone() -> None:
+    """Equal seeds start from equal matrices, whatever was drawn before; another seed from others."""
+    starts = []
+    for seed in (1, 1, 2):
+        torch.rand(seed)
+        starts.append(trainable_weights(attach_adapter(make_model(), LORA, seed=seed, base="b")))
+    assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+    assert not all(torch.equal(starts[0][name], starts[2][name]) for name in starts[0])
+
+
+def test_full_trains_everything_and_lora_little() -> None:
+    """The counts that are printed are those of the tensors; a new adapter changes nothing yet."""
+    model, batch = make_model(), flat_batch(make_rows((9, 5)))
+    before = loss_sums(model, batch).loss
+    full = count(attach_adapter(make_model(), AdapterConfig(), seed=0, base="b"))
+    assert full.total == full.trainable == sum(p.numel() for p in model.parameters())
+    wrapped = attach_adapter(model, LORA, seed=0, base="b")
+    lora = count(wrapped)
+    assert lora.total == full.total + lora.trainable
+    assert 0 < lora.trainable < full.total
+    assert torch.equal(loss_sums(wrapped, batch).loss, before)
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    """A missing name or another shape is an error that names the weight."""
+    model = make_model()
+    weights = {name: torch.zeros_like(weight) for name, weight in trainable_weights(model).items()}
+    name = min(weights)
+    with pytest.raises(ModelError, match="stands on one side only"):
+        load_weights(model, {key: value for key, value in weights.items() if key != name})
+    with pytest.raises(ModelError, match=r"has shape \(1,\), expected"):
+        load_weights(model, weights | {max(weights): torch.zeros(1)})
+
+
+@pytest.mark.parametrize("config", [AdapterConfig(), LORA], ids=["full", "lora"])
+def test_saved_files_are_readable_by_everybody(config: AdapterConfig, tmp_path: Path) -> None:
+    """No file is readable by its owner only, and PEFT's blank card is gone."""
+    save_model(attach_adapter(make_model(dtype=torch.float32), config, seed=0, base="b"), tmp_path)
+    files = list(tmp_path.iterdir())
+    assert any(file.suffix == ".safetensors" for file in files)
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o644}
+    assert not (tmp_path / "README.md").exists()
