@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,13 @@ def load_config(
     if positionals:
         raise ConfigError(f'command line: unexpected "{positionals[0]}"; a setting is written train.steps=50')
     return build_config(path, [flags or {}], given)
+
+
+def load_run_config(folder: Path, find: Callable[[str], str]) -> Config:
+    """Return the config of a run folder; `find` says where a path that the run was given stands now."""
+    config = load_config(folder / "config.yaml")
+    data = {f"data.{key}": getattr(config.data, key) for key in ("train", "valid", "template")}
+    return config.with_values({name: find(path) for name, path in {"model": config.model, **data}.items()})
 
 
 def make_config(source: str | os.PathLike[str] | Config, *flags: Mapping[str, Any]) -> Config:

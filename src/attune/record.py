@@ -8,10 +8,9 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -144,6 +143,12 @@ class RunFolder:
             raise ConfigError(f"{folder}: {what}.{_nearby_runs(folder)}")
         return cls(folder)
 
+    def find(self, path: str) -> str:
+        """Return a path that the run was given, wherever one stands now: relative ones begin where it was started."""
+        started = self.read_json("manifest.json").get("cwd", "") if path else ""
+        there = Path(started) / path
+        return str(there) if started and there.exists() and not _is_same(there, Path(path)) else path
+
     def seconds(self) -> float:
         """Return the seconds of work on this run so far."""
         return time.monotonic() - self._started
@@ -158,10 +163,14 @@ class RunFolder:
         write_atomic(self.path / name, text.encode("utf-8", errors="backslashreplace"))
 
     def append(self, name: str, *values: Any) -> None:
-        """Append one JSON line per value to the file `name`; a line is written whole, in one call."""
+        """Append one JSON line per value to the file `name`, after cutting off what a crash left of a line.
+
+        Raises ResourceError when the disk is full or refuses the write.
+        """
         lines = b"".join(orjson.dumps(plain(value), option=orjson.OPT_SERIALIZE_NUMPY) + b"\n" for value in values)
         try:
-            with (self.path / name).open("ab", buffering=0) as file:
+            with (self.path / name).open("a+b") as file:
+                _end_line(file)
                 file.write(lines)
         except OSError as error:
             raise ResourceError(
@@ -191,17 +200,53 @@ class RunFolder:
             raise CheckpointError(f"{path} is damaged: {error}. Restore it or start a new run.") from error
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """Return the records of a .jsonl file; none if it is absent. A last line cut off by a crash is left out."""
+        """Return the records of a .jsonl file; none if it is absent. A last line cut off by a crash is left out.
+
+        Raises CheckpointError with file:line when any other line is damaged.
+        """
         path = self.path / name
         if not path.is_file():
             return []
-        lines = path.read_bytes().split(b"\n")
-        whole, rest = lines[:-1], lines[-1]
-        records = [orjson.loads(line) for line in whole if line]
-        if rest:
-            with suppress(orjson.JSONDecodeError):  # the crash came in the middle of it, so it was never a record
-                records.append(orjson.loads(rest))
+        *whole, rest = path.read_bytes().split(b"\n")
+        records = []
+        for number, line in enumerate(whole, start=1):
+            try:
+                records.append(orjson.loads(line))
+            except orjson.JSONDecodeError as error:
+                raise CheckpointError(f"{path}:{number} is damaged: {error}. Restore the file or start a new run.") from error
+        if _is_record(rest):
+            records.append(orjson.loads(rest))
         return records
+
+
+def _is_record(line: bytes) -> bool:
+    """Return whether the last line of a file is whole though its newline is missing."""
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _end_line(file: BinaryIO) -> None:
+    """Make the next write begin a line: a torn last line is cut off, a whole one without its newline gets it."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return
+    file.seek(0)
+    last = file.read().rpartition(b"\n")[2]
+    if _is_record(last):
+        file.write(b"\n")
+    else:
+        file.truncate(size - len(last))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one place."""
+    return other.exists() and one.samefile(other)
 
 
 def _describe_used(folder: Path) -> str:

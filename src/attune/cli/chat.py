@@ -49,7 +49,7 @@ def chat(
 
 def open_voices(run: str, *, compare: bool, **options: Any) -> dict[str, Conversation]:
     """Return a conversation with the tuned model of a run, after one with its base if asked for."""
-    from attune.config_file import load_config
+    from attune.config_file import load_run_config
     from attune.data.template import open_template
     from attune.data.tokenizer import load_tokenizer
     from attune.errors import CheckpointError
@@ -59,10 +59,11 @@ def open_voices(run: str, *, compare: bool, **options: Any) -> dict[str, Convers
     from attune.record import RunFolder
     from attune.world import resolve_device
 
-    folder = RunFolder.open(run).path
+    opened = RunFolder.open(run)
+    folder = opened.path
     if not (folder / "model").is_dir():
         raise CheckpointError(f"{folder} holds no model yet. Finish the run: attune resume {folder}")
-    config = load_config(folder / "config.yaml")
+    config = load_run_config(folder, opened.find)
     device = resolve_device("auto")
     precision = "float32" if device == "cpu" else "bfloat16"
     loading: dict[str, Any] = {

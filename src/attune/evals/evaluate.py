@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from attune.config import Config
-from attune.config_file import load_config
+from attune.config_file import load_run_config
 from attune.data.prepare import read_examples
 from attune.data.template import open_template
 from attune.data.tokenizer import load_tokenizer
@@ -79,7 +79,7 @@ def evaluate(
         raise ConfigError(f'name: "{name}" cannot name an evaluation: use letters, digits, . _ - (at most 80).')
     if not any((folder.path / "model" / file).is_file() for file in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{folder.path} holds no model yet. Finish the run: attune resume {folder.path}")
-    config = load_config(folder.path / "config.yaml")
+    config = load_run_config(folder.path, folder.find)
     template = open_template("auto", load_tokenizer(folder.path / "model"))
     examples = read_examples(data, config.data) if data is not None else held_out_examples(folder, config)
     base = locate(config.model)

@@ -64,8 +64,9 @@ def held_out_examples(run: RunFolder, config: Config) -> list[Example]:
         )
     known = {file["file"]: file["sha256"] for file in run.read_json("manifest.json")["data"]["files"]}
     examples = []
-    for file, wanted in lines.items():
-        _refuse_changed(file, known.get(file))
+    for given, wanted in lines.items():
+        file = run.find(given)
+        _refuse_changed(file, known.get(given))
         examples += [example for example in read_examples(file, config.data) if example.place.line in wanted]
     return examples
 

@@ -30,6 +30,11 @@ def locate(model: str) -> Path:
     return folder
 
 
+def full_name(model: str) -> str:
+    """Return a model's name as it holds everywhere on this machine: a folder with its whole path, a Hub id as it is."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
 def _models_near(folder: Path) -> str:
     """Name the model folders beside a path that does not exist."""
     parent = folder.parent

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attune
 from attune.config import Config
-from attune.config_file import dump_yaml, load_config
+from attune.config_file import dump_yaml, load_run_config
 from attune.data.prepare import Prepared, prepare
 from attune.data.tokenizer import Tokenizer, load_tokenizer
 from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError, UserError
@@ -110,7 +110,7 @@ def resume(path: str | Path, *, on_event: Listener | None = None) -> Run:
         result = run.read_json("result.json")
         if result["status"] == "done":
             raise RefusedError(f"{run.path} is finished ({result['steps']} steps). Next: attune eval {run.path}")
-        config = load_config(str(run.path / "config.yaml"), [], {})
+        config = load_run_config(run.path, run.find)
         _refuse_changes(run, manifest, config)
         inputs = gather(config, tell)
         session = _start(inputs, tell)
@@ -139,6 +139,7 @@ def _start(inputs: Inputs, tell: Listener) -> Session:
             "epochs": session.stream.epoch(session.total_steps),
             "rows": session.corpus.num_rows,
             "batch_rows": inputs.config.train.batch_rows,
+            "batch_tokens": inputs.config.train.batch_tokens,
             "micro_tokens": inputs.config.train.micro_tokens,
             "learning_rate": inputs.config.train.learning_rate,
             "log_every": inputs.config.log.every,
@@ -157,7 +158,7 @@ def _go(run: RunFolder, inputs: Inputs, session: Session, tell: Listener) -> Run
     try:
         with StopRequest() as stop:
             stopped_early = _train(run, session, stop, tell)
-    except UserError as error:
+    except Exception as error:
         status = "stopped" if isinstance(error, Interrupted) else "failed"
         run.event("stop" if status == "stopped" else "error", str(error))
         run.write_json("result.json", _result(run, session, status=status))
@@ -206,9 +207,10 @@ def _train(run: RunFolder, session: Session, stop: StopRequest, tell: Listener) 
 
 
 def _validate(run: RunFolder, session: Session, tell: Listener) -> None:
-    """Measure, record and report; note a new best step."""
+    """Measure, record and report; note a new best step, and what the run has come to in result.json."""
     record = session.validate()
     run.append("metrics.jsonl", {**plain(record), "time": round(run.seconds(), 3)})
+    run.write_json("result.json", _result(run, session, status="running"))
     tell("valid", record)
     if record.step and session.progress.best_step == record.step:
         run.event("best", f"step {record.step}: validation loss {record.val_loss:.4f}", step=record.step)
@@ -261,6 +263,7 @@ def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str)
             "attune": attune.__version__,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": command,
+            "cwd": str(Path.cwd()),
             "model": {
                 "name": Path(config.model).name,
                 "folder": config.model,
@@ -295,8 +298,8 @@ def _fingerprints(config: Config) -> list[dict[str, Any]]:
 
 def _refuse_changes(run: RunFolder, manifest: Mapping[str, Any], config: Config) -> None:
     """Raise RefusedError when the data files are not those the run started from."""
-    for then, now in zip(manifest["data"]["files"], _present(manifest, config), strict=True):
-        if then != now:
+    for then, now in zip(manifest["data"]["files"], _present(config), strict=True):
+        if (then["bytes"], then["sha256"]) != (now["bytes"], now["sha256"]):
             raise RefusedError(
                 f"{then['file']} changed since the run started ({then['bytes']:,} bytes then, {now['bytes']:,} now): "
                 "the result would mix two data sets.\n"
@@ -304,9 +307,9 @@ def _refuse_changes(run: RunFolder, manifest: Mapping[str, Any], config: Config)
             )
 
 
-def _present(manifest: Mapping[str, Any], config: Config) -> list[dict[str, Any]]:
+def _present(config: Config) -> list[dict[str, Any]]:
     """Return the fingerprints of the run's data files as they are now."""
-    missing = [f["file"] for f in manifest["data"]["files"] if not Path(f["file"]).is_file()]
+    missing = [name for name in (config.data.train, config.data.valid) if name and not Path(name).is_file()]
     if missing:
         raise RefusedError(f"{missing[0]} is gone, and the run needs it to go on. Restore it, then resume again.")
     return _fingerprints(config)

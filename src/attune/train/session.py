@@ -21,6 +21,7 @@ from attune.errors import ConfigError
 from attune.evals.heldout import Measured, measure
 from attune.model.adapter import attach_adapter, count
 from attune.model.attention import AttentionChoice
+from attune.model.folder import full_name
 from attune.model.load import attention_choice, compile_layers, load_model
 from attune.train import checkpoint as checkpoints
 from attune.train.checkpoint import Checkpoint
@@ -60,7 +61,7 @@ class Session:
             trust_remote_code=config.trust_remote_code,
         )
         self.attention: AttentionChoice = attention_choice(loaded)
-        self.model: nn.Module = attach_adapter(loaded, config.adapter, seed=config.seed, base=config.model)
+        self.model: nn.Module = attach_adapter(loaded, config.adapter, seed=config.seed, base=full_name(config.model))
         if config.train.compile and compile_layers(self.model) == 0:
             raise ConfigError(
                 f"train.compile: {type(loaded).__name__} has no layers that can be compiled by themselves.\n"
