@@ -38,20 +38,25 @@ def finetune(
     """Tune a model on a file of rows, or as a config file or Config says; return the run: its folder and result.
 
     Settings come as keywords (model="folder", train={"steps": 50}) or by dotted name ({"train.steps": 50}); the
-    latter win. `on_event(kind, payload)` hears what happens. Raises attune.errors.UserError, as the command line does.
+    latter win. `on_event(kind, payload)` hears what happens; the report is written at the end.
+    Raises attune.errors.UserError, as the command line does.
     """
     from attune.config_file import make_config
+    from attune.show.at_end import ReportAtEnd
     from attune.train.run import finetune as run
 
     config = make_config(data_or_config, groups, settings or {})
-    return run(config, command="attune.finetune(...)", on_event=on_event)
+    with ReportAtEnd(on_event) as listener:
+        return run(config, command="attune.finetune(...)", on_event=listener)
 
 
 def resume(run: str | os.PathLike[str], *, on_event: Listener | None = None) -> Run:
     """Go on with a stopped or killed run. Raises attune.errors.UserError, as the command line does."""
+    from attune.show.at_end import ReportAtEnd
     from attune.train.run import resume as go_on
 
-    return go_on(Path(run), on_event=on_event)
+    with ReportAtEnd(on_event) as listener:
+        return go_on(Path(run), on_event=listener)
 
 
 def check(

@@ -213,7 +213,7 @@ class RunFolder:
             try:
                 records.append(orjson.loads(line))
             except orjson.JSONDecodeError as error:
-                raise CheckpointError(f"{path}:{number} is damaged: {error}. Restore the file or start a new run.") from error
+                raise CheckpointError(f"{path}:{number} is damaged: {error}. Restore it or start a new run.") from error
         if _is_record(rest):
             records.append(orjson.loads(rest))
         return records

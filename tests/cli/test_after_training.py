@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     )
     assert made.result["steps"] == 12
     assert {"data", "plan", "step", "done"} <= set(events)
+    assert (made.folder / "report.html").is_file()
     return str(made.folder)
 
 
@@ -91,8 +93,10 @@ def test_quickstart_ends_with_table_samples_and_report(
     """The verb hands on its options and tells what the journey brought; the journey itself has its own test."""
     given: dict[str, object] = {}
 
-    def journey(out: str, *, on_event: object, seed: int) -> dict[str, object]:
+    def journey(out: str, *, on_event: Callable[[str, object], None], seed: int) -> dict[str, object]:
         given.update(out=out, seed=seed)
+        words = dict.fromkeys(("device", "precision", "attention", "attention_reason"), "x")
+        on_event("plan", {**words, "run": run, "steps": 3, "epochs": 1.0, "batch_rows": 4, "learning_rate": 0.1})
         compared = attune.evaluate(run, max_new_tokens=4, name="test")
         return {**json.loads(Path(run, "result.json").read_text()), "eval": compared}
 

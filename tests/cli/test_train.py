@@ -51,6 +51,7 @@ def test_train_without_a_config_file(capsys: pytest.CaptureFixture[str], rows: s
     assert lines[0] == "data      rows.jsonl: JSONL of 40 rows: prompt/completion"
     assert [line.split()[0] for line in lines[1:7]] == ["rows", "tokens", "template", "model", "device", "plan"]
     assert sum(line.startswith("step") for line in lines) == 11
+    assert Path(lines[-2].removeprefix("report    ")).is_file()
     folder = lines[-1].removeprefix("next      attune eval ")
     assert folder.startswith("runs/rows-")
     assert (Path(folder) / "model" / "config.json").is_file()
@@ -175,3 +176,4 @@ def test_ctrl_c_saves_and_says_how_to_go_on(rows: str, base: Path) -> None:
     result = json.loads(Path("runs/a/result.json").read_text())
     assert (result["status"], result["total_steps"]) == ("stopped", 4000)
     assert 0 < result["steps"] < 4000
+    assert Path("runs/a/report.html").is_file()

@@ -129,7 +129,7 @@ def tell(stream: io.StringIO, **options: Any) -> list[str]:
 def test_a_normal_run_takes_at_most_25_lines() -> None:
     """Off a terminal each line stands alone: data, model, plan, ten losses with validation, the end."""
     lines = tell(io.StringIO())
-    assert len(lines) <= 24  # the verb adds the next command
+    assert len(lines) <= 23  # the verb adds the report and the next command
     labels = [line.split()[0] for line in lines]
     assert labels[:8] == ["data", "rows", "tokens", "template", "model", "device", "plan", "base"]
     assert labels[8:] == [*["step"] * 11, "done", "model"]
@@ -153,6 +153,15 @@ def test_lines_come_as_often_as_asked() -> None:
     console.close()
     told = [line.split()[1] for line in stream.getvalue().splitlines() if line.startswith("step")]
     assert told == ["1/7", "3/7", "6/7", "7/7"]
+
+
+def test_a_step_of_tokens_is_planned_in_tokens() -> None:
+    """With train.batch_tokens the plan names it, not the rows that then mean nothing."""
+    stream = io.StringIO()
+    Console(stream)("plan", {**dict.fromkeys(("device", "precision", "attention", "attention_reason", "run"), "x"),
+                             "steps": 7, "epochs": 1.0, "batch_rows": 16, "batch_tokens": 2048,
+                             "learning_rate": 1.0, "log_every": 3})  # fmt: skip
+    assert "plan      7 steps of up to 2,048 tokens, 1.00 epochs" in stream.getvalue()
 
 
 def test_an_early_stop_says_so() -> None:

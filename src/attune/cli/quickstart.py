@@ -19,14 +19,16 @@ def quickstart(*, out: Out = "auto", seed: Seed = 0, json: Json = False) -> None
     """
     from attune.cli.screen import Screen
     from attune.record import RunFolder
-    from attune.show.report import write_report
+    from attune.show.at_end import ReportAtEnd
     from attune.show.summary import evaluation_lines, sample_lines
     from attune.train.quickstart import quickstart as run_quickstart
 
     with Screen(json=json) as screen:
-        document = run_quickstart(out, on_event=screen.console, seed=seed)
+        with ReportAtEnd(screen.console) as report:
+            document = run_quickstart(out, on_event=report, seed=seed)
         folder = RunFolder.open(document["run"])
-        report = write_report(folder.path)
         samples = folder.read_lines(f"eval/{document['eval']['name']}.jsonl")
-        lines = [*evaluation_lines(document["eval"]), *sample_lines(samples), f"report    {report}"]
-        screen.finish({**document, "report": str(report)}, [*lines, f"next      attune chat {folder.path} --compare"])
+        lines = [*evaluation_lines(document["eval"]), *sample_lines(samples), f"report    {report.path}"]
+        screen.finish(
+            {**document, "report": str(report.path)}, [*lines, f"next      attune chat {folder.path} --compare"]
+        )

@@ -25,6 +25,7 @@ def train(context: typer.Context, *, config: ConfigFile = None, dry_run: DryRun 
     settings = read_settings(context, config)
     from attune.cli.screen import Screen
     from attune.config_file import dump_yaml
+    from attune.show.at_end import ReportAtEnd
     from attune.train.run import finetune, gather
 
     if dry_run:
@@ -35,5 +36,6 @@ def train(context: typer.Context, *, config: ConfigFile = None, dry_run: DryRun 
             screen.finish(document, dump_yaml(inputs.config, reasons).splitlines())
         return
     with Screen(json=json) as screen:
-        run = finetune(settings, command=shlex.join(["attune", *sys.argv[1:]]), on_event=screen.console)
-        screen.finish(run.result, [f"next      attune eval {run.folder}"])
+        with ReportAtEnd(screen.console) as report:
+            run = finetune(settings, command=shlex.join(["attune", *sys.argv[1:]]), on_event=report)
+        screen.finish(run.result, [f"report    {report.path}", f"next      attune eval {run.folder}"])

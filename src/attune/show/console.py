@@ -82,9 +82,11 @@ class Console:
             "device",
             f"{plan['device']}, {plan['precision']}, {plan['attention']} attention: {plan['attention_reason']}",
         )
+        tokens = plan.get("batch_tokens")
+        size = f"up to {count(tokens)} tokens" if tokens else f"{count(plan['batch_rows'])} rows"
         self.line(
             "plan",
-            f"{count(plan['steps'])} steps of {plan['batch_rows']} rows, {figure(plan['epochs'], 2)} epochs, "
+            f"{count(plan['steps'])} steps of {size}, {figure(plan['epochs'], 2)} epochs, "
             f"learning rate {figure(plan['learning_rate'])}, into {plan['run']}",
         )
         self._open_bar(int(plan["steps"]))

@@ -17,7 +17,7 @@ from attune.config import Config
 from attune.config_file import dump_yaml, load_run_config
 from attune.data.prepare import Prepared, prepare
 from attune.data.tokenizer import Tokenizer, load_tokenizer
-from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError, UserError
+from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError
 from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
 from attune.record import RunFolder, plain
 from attune.train.defaults import Facts, Resolved, resolve, steps_in_epoch
