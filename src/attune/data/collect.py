@@ -22,8 +22,9 @@ from attune.data.split import draw
 from attune.data.turns import Rendered
 from attune.types import Encoded, Example, Place, RowState
 
-CHUNK_ROWS = 1024  # rows encoded at once: enough to keep all cores busy, few enough to hold in memory
-CHUNK_BYTES = 16 * 1024 * 1024  # of the file: long rows go in smaller chunks
+FIRST_CHUNK = 256  # rows encoded at once, at first: the tokenizer's threads shall not wait long for work
+CHUNK_ROWS = 2048  # and in the end: enough to keep all cores busy, few enough to hold in memory
+CHUNK_BYTES = 4 * 1024 * 1024  # of the file: long rows go in smaller chunks
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Collection:
     def _chunks(self) -> Iterator[list[tuple[int, Example]]]:
         """Yield the usable rows in chunks with their numbers; once there are too many bad rows only look for more."""
         chunk: list[tuple[int, Example]] = []
-        allowed, bad, first_byte = self.intake.config.skip_bad_rows, self.intake.bad, 0
+        allowed, bad, first_byte, size = self.intake.config.skip_bad_rows, self.intake.bad, 0, FIRST_CHUNK
         for row in self.intake.stream():
             if isinstance(row, Example):
                 number = self.fates.note(row.place, "used")
@@ -119,9 +120,9 @@ class Collection:
                     first_byte = row.place.offset
                 if len(bad) <= allowed:
                     chunk.append((number, row))
-                if len(chunk) == CHUNK_ROWS or row.place.offset - first_byte > CHUNK_BYTES:
+                if len(chunk) >= size or row.place.offset - first_byte > CHUNK_BYTES:
                     yield chunk
-                    chunk = []
+                    chunk, size = [], min(2 * size, CHUNK_ROWS)
             elif isinstance(row, BadRow):
                 self.fates.note(row.place, "dropped", f"bad row: {row.kind}")
             else:

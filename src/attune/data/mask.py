@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding
 
+from attune.data.border import Borders
 from attune.data.proof import Draft, Span, difference_text, says_answer
 from attune.data.template import ChatTemplate
 from attune.data.turns import Rendered, Turn, markup_of
@@ -27,7 +28,7 @@ class Masker:
         self.in_parts: list[Place] = []
         self.lossy: list[Place] = []
         self.rewritten: list[Place] = []
-        self._clean_borders: dict[tuple[str, str], bool] = {}
+        self._borders = Borders(self.tokenizer)
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """Return examples as tokens with their learned marks, verified.
@@ -69,7 +70,7 @@ class Masker:
         ranges = []
         for span in spans:
             reach = _token_range(encoding, span, (len(rendered.text), len(ids)))
-            if reach is None or not self._is_clean_border(rendered.text, span, (ids, reach[0])):
+            if reach is None or not self._borders.is_clean(rendered.text, span, (ids, reach[0])):
                 self.in_parts.append(example.place)
                 return self._in_parts(example, rendered, spans)
             ranges.append(reach)
@@ -97,6 +98,9 @@ class Masker:
 
     def _refuse_unlearnable(self, example: Example, turn: Turn, *, is_last: bool) -> None:
         """Raise TemplateError for an answer that the template does not show as the model would give it."""
+        ends = not is_last or turn.expected.endswith(self.template.terminator)
+        if ends and not turn.is_changed and not turn.is_rewritten:
+            return
         where = f"{example.place} turn {turn.message + 1}: chat template {self.template.name}"
         other = "Use another template with data.template."
         if turn.is_changed:
@@ -106,7 +110,7 @@ class Masker:
                 f"{where} does not show the whole answer once other turns follow (it rewrites history).\n"
                 'Learn the last answer only with data.mask = "last", or use another template.'
             )
-        if is_last and not turn.expected.endswith(self.template.terminator):
+        if not ends:
             raise TemplateError(f"{where} does not end the last answer with {self.template.terminator!r}.\n{other}")
         if turn.is_rewritten and is_last:
             raise TemplateError(
@@ -163,23 +167,6 @@ class Masker:
             return Draft(example, rendered, spans, ids, ((0, len(ids)),))
         at = dict(zip(cuts, counts, strict=True))
         return Draft(example, rendered, spans, ids, tuple((at[span.start], at[span.end]) for span in spans))
-
-    def _is_clean_border(self, text: str, span: Span, before: tuple[list[int], int]) -> bool:
-        """Return whether the tokens before an answer are those of the text before it alone, as at inference.
-
-        They differ where a tokenizer looks ahead (white space before a word, say). That depends only on the text at
-        the border and the first character after it, so it is found out once for each border and kind of character.
-        `before`: the row's ids, and how many of them stand before the answer.
-        """
-        ids, count = before
-        first = text[span.start]
-        if first.isspace() or not span.border.strip():
-            return ids[:count] == self.tokenizer.encode(text[: span.start])
-        key = (span.border[-16:], "a" if first.isalpha() else "0" if first.isnumeric() else first)
-        clean = self._clean_borders.get(key)
-        if clean is None:
-            clean = self._clean_borders[key] = ids[:count] == self.tokenizer.encode(text[: span.start])
-        return clean
 
     def _verified(self, draft: Draft) -> Draft:
         """Return a row whose learned tokens say its answers; if they do not at first, the row encoded in parts.

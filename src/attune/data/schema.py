@@ -114,24 +114,24 @@ def has_empty_answer(example: Example) -> bool:
     """Return whether an answer that would be learned holds no visible character."""
     if example.text is not None:
         return not example.text.strip()
-    return any(
-        message.role == "assistant"
-        and message.train is not False
-        and not message.content.strip()
-        and not message.tool_calls
-        for message in example.messages
-    )
+    for message in example.messages:
+        is_answer = message.role == "assistant" and message.train is not False
+        if is_answer and not message.content.strip() and not message.tool_calls:
+            return True
+    return False
 
 
 def _check_turns(messages: Sequence[Message]) -> None:
     """Raise a fault for a conversation in which nothing can be learned."""
-    if not any(message.role == "assistant" for message in messages):
-        raise _FaultError("no assistant turn", "has no assistant turn: nothing to learn")
     answers = [message for message in messages if message.role == "assistant"]
+    if not answers:
+        raise _FaultError("no assistant turn", "has no assistant turn: nothing to learn")
+    if len(answers) == 1 and answers[0].train is None and answers[0].weight == 1:
+        return
     if all(m.train is False or m.weight == 0 for m in answers) and not any(m.train for m in messages):
         text = "has train = false (or weight 0) on every assistant turn: nothing to learn"
         raise _FaultError("nothing to learn", text)
-    weights = {message.weight for message in messages if message.role == "assistant" and message.train is not False}
+    weights = {message.weight for message in answers if message.train is not False}
     if len(weights - {0}) > 1:
         raise _FaultError(
             "unequal weights", "has turns with different weights; give all learned turns of a row one weight"
