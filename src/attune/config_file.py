@@ -129,7 +129,7 @@ def train_source(target: str | os.PathLike[str] | None, config: str | None) -> t
 
 
 def parse_arguments(words: Sequence[str]) -> tuple[list[str], list[Setting]]:
-    """Split command-line words into positional ones and settings (--a.b c, --a.b=c, a.b=c). Raises ConfigError."""
+    """Split command-line words into positional ones and settings (--a.b c, --a.b=c, a.b=c, a.b = c). Raises ConfigError."""
     positionals: list[str] = []
     settings: list[Setting] = []
     rest = list(words)
@@ -143,6 +143,9 @@ def parse_arguments(words: Sequence[str]) -> tuple[list[str], list[Setting]]:
         elif ASSIGNMENT.match(word):
             name, _, text = word.partition("=")
             option = ""
+        elif rest[:1] == ["="] and len(rest) > 1 and is_known(word):  # as messages and documents write it
+            name, option, text = word, "", rest[1]
+            del rest[:2]
         elif word.startswith("-") and word != "-":
             raise ConfigError(f'unknown option "{word}"; options and settings begin with --')
         else:

@@ -62,9 +62,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise ResourceError(
-            f"{path}: cannot write {len(data):,} bytes: {error.strerror}. Free space or choose another --out."
-        ) from error
+        raise ResourceError(f"{path}: cannot write {len(data):,} bytes: {error.strerror}. Free space there.") from error
 
 
 def check_out(path: str | Path) -> None:

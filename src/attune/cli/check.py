@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import typer
 
 from attune.cli.options import ConfigFile, Json, read_settings
@@ -27,7 +29,8 @@ def check(context: typer.Context, *, config: ConfigFile = None, json: Json = Fal
             if not json:
                 raise
             document = unusable(error)
-        model = settings.model or "FOLDER"
-        screen.finish(document, check_lines(document, f"attune train {settings.data.train} --model {model}"))
+        given = [*(["--config", config] if config else []), *context.args]
+        model = "" if settings.model else " --model FOLDER"
+        screen.finish(document, check_lines(document, f"attune train {shlex.join(given)}{model}"))
     if not document["ok"]:
         raise typer.Exit(DataError.exit_code)

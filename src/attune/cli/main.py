@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -83,7 +85,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return _fail("interrupted", INTERRUPTED, as_json=as_json)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of typer, whatever class its version gives it
-            return _fail(_usage(error), USAGE, as_json=as_json, trace=debug)
+            return _fail(_usage(error, words), USAGE, as_json=as_json, trace=debug)
         if said := _shortage(error):
             return _fail(said, ResourceError.exit_code, as_json=as_json, trace=debug)
         where = "" if debug else f"\nSee where: attune {' '.join(words)} --debug"
@@ -96,14 +98,18 @@ def _shortage(error: Exception) -> str:
         return (
             f"out of memory: {_first_line(error)}\nSet a smaller train.micro_tokens: it changes memory, not the result."
         )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if getattr(error, "errno", 0) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(
+        error
+    ):  # safetensors has no errno
         return f"the disk is full: {_first_line(error)}\nFree space, then go on with: attune resume RUN"
     return ""
 
 
-def _usage(error: Any) -> str:
+def _usage(error: Any, words: Sequence[str]) -> str:
     context = getattr(error, "ctx", None)
     all_options = f"All options: {context.command_path if context else 'attune'} --help"
+    if words and error.format_message().startswith("No such command") and Path(words[0]).is_file():
+        return f"{words[0]} is a file, and a verb is wanted. Did you mean: attune train {words[0]} --model FOLDER"
     if type(error).__name__ != "NoSuchOption":
         return f"{error.format_message()}\n{all_options}"
     near = sorted(error.possibilities or [])

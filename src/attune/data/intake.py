@@ -156,7 +156,7 @@ class Intake:
         kinds: dict[str, list[BadRow]] = {}
         for row in self.bad:
             kinds.setdefault(row.kind, []).append(row)
-        lines = [self._kind_text(kind, rows) for kind, rows in kinds.items()]
+        lines = [self.kind_text(kind, rows) for kind, rows in kinds.items()]
         if len(lines) > 4:
             rest = sum(len(rows) for rows in list(kinds.values())[3:])
             lines = [*lines[:3], f"and {rest} rows with {len(kinds) - 3} other faults."]
@@ -164,7 +164,8 @@ class Intake:
         total = f"{count} bad row{'s' * (count != 1)} of {self.rows}; {self.rows - count} good."
         return "\n".join([*lines, f"{total} Mend them, or drop them with data.skip_bad_rows = {count}."])
 
-    def _kind_text(self, kind: str, rows: list[BadRow]) -> str:
+    def kind_text(self, kind: str, rows: list[BadRow]) -> str:
+        """Return what is wrong with rows of one fault: the first one's place and text, and the lines of others."""
         text = rows[0].text
         if kind.startswith("layout ") and self.layout:
             text = self._layout_text(kind.removeprefix("layout "), rows)

@@ -60,7 +60,7 @@ class ChatTemplate:
         except (jinja2.TemplateSyntaxError, RecursionError) as error:
             line = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise TemplateError(
-                f'chat template {name}{line}: {error}.\nMend it, or use data.template = "plain".'
+                f'chat template {name}{line}: {str(error).rstrip(".")}.\nMend it, or use data.template = "plain".'
             ) from error
         self._triggers = tuple(_literals_tested(self._sandbox.parse(source)))
         self._strips = "strip" in source or "trim" in source

@@ -28,7 +28,7 @@ def check_lines(document: Mapping[str, Any], next_command: str) -> Iterator[str]
     for finding in findings[:MAX_FINDINGS]:
         first = finding["examples"][:1]
         where = f" (first: {first[0]['file']}:{first[0]['line']})" if first else ""
-        yield f"{finding['severity']:<{LABEL}}{finding['id']} {finding['name']}, {count(finding['rows'])} rows{where}"
+        yield f"{finding['severity']:<{LABEL}}{finding['id']} {finding['name']}, {rows_of(finding['rows'])}{where}"
         yield f"{'':<{LABEL}}{finding['message']}"
         if finding["fix"] and finding["severity"] != "info":
             yield f"{'':<{LABEL}}{finding['fix']}"
@@ -44,12 +44,17 @@ def evaluation_lines(document: Mapping[str, Any]) -> Iterator[str]:
     systems = [name for name in SYSTEMS if name in document["systems"]]
     compared = {item["metric"]: item for item in document["comparisons"] if (item["a"], item["b"]) == ("base", "tuned")}
     metrics = list(dict.fromkeys(metric for name in systems for metric in document["systems"][name]))
-    title = f"{count(document['rows'])} rows"
+    title = rows_of(document["rows"])
     yield f"{title:<{NAME}}" + "".join(f"{SYSTEMS[name]:>10}" for name in systems)
     for metric in metrics:
         values = "".join(f"{metric_value(metric, document['systems'][name].get(metric)):>10}" for name in systems)
         yield f"{metric_name(metric):<{NAME}}{values}{_difference(metric, compared.get(metric))}"
     yield f"{'verdict':<{LABEL}}{document['verdict']}"
+
+
+def rows_of(number: int) -> str:
+    """Return a number of rows in words."""
+    return f"{count(number)} row{'s' * (number != 1)}"
 
 
 def sample_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:

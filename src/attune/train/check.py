@@ -93,7 +93,7 @@ def _refusals(intake: Intake) -> list[Finding]:
             severity="error",
             rows=len(rows),
             share=len(rows) / max(1, intake.rows),
-            message=f"{kind}: {rows[0].place} {rows[0].text}.",
+            message=intake.kind_text(kind, rows),
             fix=f"Mend the rows, or drop all bad ones with data.skip_bad_rows = {len(intake.bad)}.",
             examples=tuple(
                 {"file": row.place.file, "line": row.place.line, "text": row.text} for row in rows[:NAMED_LINES]

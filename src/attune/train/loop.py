@@ -74,6 +74,6 @@ def _not_finite(step: Step, loss: float, norm: float) -> str:
     places = step.places()
     return (
         f"step {step.number}: loss {loss}, gradient norm {norm}; nothing was updated with it.\n"
-        f"Rows of this step: {', '.join(places[:4])}{' ...' if len(places) > 4 else ''}.\n"
+        f"Rows of this step: {', '.join(places[:4])}{' and others' if len(places) > 4 else ''}.\n"
         "Lower train.learning_rate or train.clip, or use --precision float32; the last checkpoint is intact."
     )

@@ -17,7 +17,7 @@ from attune.config import Config
 from attune.config_file import dump_yaml, load_run_config
 from attune.data.prepare import Prepared, prepare
 from attune.data.tokenizer import Tokenizer, load_tokenizer
-from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError
+from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError, ResourceError
 from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
 from attune.record import RunFolder, plain
 from attune.train.defaults import Facts, Resolved, resolve, steps_in_epoch
@@ -162,6 +162,8 @@ def _go(run: RunFolder, inputs: Inputs, session: Session, tell: Listener) -> Run
         status = "stopped" if isinstance(error, Interrupted) else "failed"
         run.event("stop" if status == "stopped" else "error", str(error))
         run.write_json("result.json", _result(run, session, status=status))
+        if isinstance(error, ResourceError):
+            raise ResourceError(f"{error} Then go on: attune resume {run.path}") from error
         raise
     session.take_best_weights(run.path / "checkpoints")
     result = _result(run, session, status="done", stopped_early=stopped_early)
