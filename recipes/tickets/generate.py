@@ -20,7 +20,8 @@ import yaml
 SEED = 20261122
 ROWS = {"train": 1500, "valid": 200, "test": 200}
 NUM_REAL = 150
-WORDS = range(16, 45)  # of a message: about 25 to 60 tokens
+MAKE = "Star"  # every product is of one make; its model, "Larkfield", and the item differ
+WORDS = range(11, 31)  # of a message
 KINDS = ("powered", "furniture", "clothing")
 LEVELS = ("low", "normal", "high")
 
@@ -205,20 +206,20 @@ def sentences(labels: dict[str, Any], draft: Draft, words: Words, dice: Dice) ->
     if labels["urgency"] != "normal":
         said.insert(dice.below(3), say("urgency", words.urgency[labels["urgency"]]))
     apart = draft.order is not None
-    if dice.happens(0.35):  # a purchase comes first, and may carry the order number
+    if dice.happens(0.12):  # a purchase comes first, and may carry the order number
         inline = apart and dice.happens(0.5)
         said.insert(0, say("purchase", words.frames["ordered" if inline else "purchase"]))
         apart = apart and not inline
     if apart:
         said.insert(dice.below(len(said) + 1), say("order", words.frames["order"]))
-    if dice.happens(0.08 if draft.order is not None else 0.3):
+    if dice.happens(0.06 if draft.order is not None else 0.12):
         told = set(SLOT.findall(" ".join(phrase for _, phrase in said)))  # nobody gives the same price twice
         said.append(say("aside", [phrase for phrase in words.frames["aside"] if told.isdisjoint(SLOT.findall(phrase))]))
     if draft.name and dice.happens(0.4):
         said.insert(0, say("sender", words.frames["sender"]))
-    elif draft.name or dice.happens(0.15):
+    elif draft.name or dice.happens(0.05):
         said.append(say("end", words.frames["signature" if draft.name else "closing"]))
-    if dice.happens(0.2):
+    if dice.happens(0.05):
         said.insert(0, say("greeting", words.frames["greeting"]))
     return said
 
@@ -260,7 +261,7 @@ def new_product(issue: str, words: Words, dice: Dice) -> tuple[str, str, str]:
     kind = dice.pick(kinds)
     item = dice.pick(words.items[kind])
     shown = item.title().replace(" Of ", " of ") if dice.happens(0.12) else item
-    return kind, f"{dice.pick(words.brands)} {shown}", item
+    return kind, f"{MAKE} {dice.pick(words.brands)} {shown}", item
 
 
 def write_row(labels: dict[str, Any], words: Words, dice: Dice) -> dict[str, str]:
@@ -273,7 +274,7 @@ def write_row(labels: dict[str, Any], words: Words, dice: Dice) -> dict[str, str
             product=product,
             item=item,
             order=10 ** (digits - 1) + dice.below(9 * 10 ** (digits - 1)) if labels["ordered"] else None,
-            name=dice.pick(words.names) if dice.happens(0.35) else "",
+            name=dice.pick(words.names) if dice.happens(0.15) else "",
             article="my" if dice.happens(0.35) else "the",
         )
         parts = [(part, fill(phrase, draft, words, dice)) for part, phrase in sentences(labels, draft, words, dice)]
@@ -287,7 +288,7 @@ def write_row(labels: dict[str, Any], words: Words, dice: Dice) -> dict[str, str
         "action": labels["action"],
         "order": draft.order,
     }
-    return {"prompt": text, "completion": json.dumps(answer)}
+    return {"prompt": text, "completion": json.dumps(answer, separators=(",", ":"))}
 
 
 def deal_labels(count: int, dice: Dice) -> list[dict[str, Any]]:
