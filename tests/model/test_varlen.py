@@ -1,0 +1,67 @@
+"""On a CUDA device: the varlen kernel gives what exact attention gives, to the rounding of bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from attune.data.batch import on_device
+from attune.evals.heldout import arithmetic
+from attune.model.attention import AttentionChoice, set_attention
+from attune.model.load import compile_layers
+from attune.model.loss import loss_sums
+from tests.tiny import flat_batch, make_model, make_rows
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+LENGTHS = (7, 1, 90, 2, 128, 33)
+
+
+def gradients(
+    name: str, attention: str, *, dtype: torch.dtype, compiled: bool = False, window: bool = True
+) -> tuple[float, list[torch.Tensor]]:
+    """Return loss per token and gradients of a model on the device."""
+    device = torch.device("cuda")
+    model: Any = make_model(name, dtype=dtype)
+    if not window:
+        for layer in model.model.layers:
+            layer.self_attn.sliding_window = None
+    set_attention(model, AttentionChoice(attention, "test"))
+    model.to(device)
+    if compiled:
+        compile_layers(model)
+    with arithmetic("mixed" if dtype == torch.float32 else "bfloat16", device):
+        sums = loss_sums(model, on_device(flat_batch(make_rows(LENGTHS)), device))
+    (sums.loss / sums.tokens).backward()
+    return float(sums.loss.detach() / sums.tokens), [p.grad.float() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "mixed"])
+def test_varlen_equals_exact(name: str, dtype: torch.dtype) -> None:
+    """Loss and gradients agree for grouped heads, norms on queries, sliding windows and absolute positions."""
+    loss, grads = gradients(name, "varlen", dtype=dtype)
+    other, others = gradients(name, "exact", dtype=dtype)
+    assert loss == pytest.approx(other, rel=5e-3)
+    for mine, one in zip(grads, others, strict=True):
+        assert float((mine - one).norm() / one.norm().clamp_min(1e-6)) < 5e-2
+
+
+def test_the_comparison_sees_a_window() -> None:
+    """Without its sliding window the same model has clearly other gradients, so the test above would see a wrong window."""
+    _, windowed = gradients("mistral", "varlen", dtype=torch.bfloat16)
+    _, whole = gradients("mistral", "varlen", dtype=torch.bfloat16, window=False)
+    differences = [
+        float((mine - one).norm() / one.norm().clamp_min(1e-6)) for mine, one in zip(windowed, whole, strict=True)
+    ]
+    assert max(differences) > 0.2
+
+
+def test_compiled_layers_give_the_same() -> None:
+    """torch.compile of the layers changes rounding only."""
+    loss, grads = gradients("llama", "varlen", dtype=torch.float32, compiled=True)
+    other, others = gradients("llama", "varlen", dtype=torch.float32)
+    assert loss == pytest.approx(other, rel=5e-3)
+    for mine, one in zip(grads, others, strict=True):
+        assert float((mine - one).norm() / one.norm().clamp_min(1e-6)) < 5e-2
