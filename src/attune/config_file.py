@@ -129,7 +129,10 @@ def train_source(target: str | os.PathLike[str] | None, config: str | None) -> t
 
 
 def parse_arguments(words: Sequence[str]) -> tuple[list[str], list[Setting]]:
-    """Split command-line words into positional ones and settings (--a.b c, --a.b=c, a.b=c, a.b = c). Raises ConfigError."""
+    """Split command-line words into positional ones and settings: --a.b c, --a.b=c, a.b=c, a.b = c.
+
+    Raises ConfigError.
+    """
     positionals: list[str] = []
     settings: list[Setting] = []
     rest = list(words)

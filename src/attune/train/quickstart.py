@@ -1,4 +1,4 @@
-"""The whole journey on what comes with attune: the starter model learns the tickets task, and is measured on unseen rows."""
+"""The whole journey on what comes with attune: the starter model learns the tickets task and is measured on new rows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def quickstart(out: str = "auto", *, on_event: Callable[[str, Any], None] | None = None, seed: int = 0) -> dict[str, Any]:
+def quickstart(
+    out: str = "auto", *, on_event: Callable[[str, Any], None] | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Tune the starter model on the bundled tickets and compare it with itself before, on the test rows.
 
-    Returns the document of `train` with the document of `eval` under "eval". Works offline on a laptop's CPU in minutes.
+    Returns the document of `train` with the document of `eval` under "eval". Works offline on a laptop's CPU, in
+    minutes.
     """
     tickets = tickets_folder()
     config = Config(model=str(starter_folder()), out=out, seed=seed, device="cpu").with_values(
@@ -30,6 +33,10 @@ def quickstart(out: str = "auto", *, on_event: Callable[[str, Any], None] | None
     )
     run = finetune(config, command="attune quickstart", on_event=on_event)
     compared = evaluate(
-        run.folder, data=str(tickets / "test.jsonl"), schema=str(tickets / "schema.json"), name="test", on_event=on_event
+        run.folder,
+        data=str(tickets / "test.jsonl"),
+        schema=str(tickets / "schema.json"),
+        name="test",
+        on_event=on_event,
     )
     return {**run.result, "eval": compared}
