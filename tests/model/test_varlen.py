@@ -49,7 +49,7 @@ def test_varlen_equals_exact(name: str, dtype: torch.dtype) -> None:
 
 
 def test_the_comparison_sees_a_window() -> None:
-    """Without its sliding window the same model has clearly other gradients, so the test above would see a wrong window."""
+    """Without its sliding window a model has clearly other gradients: the test above would see a wrong window."""
     _, windowed = gradients("mistral", "varlen", dtype=torch.bfloat16)
     _, whole = gradients("mistral", "varlen", dtype=torch.bfloat16, window=False)
     differences = [
