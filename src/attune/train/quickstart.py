@@ -1,4 +1,4 @@
-"""The whole journey on what comes with attune: the starter model learns the tickets task and is measured on new rows."""
+"""The whole journey on what comes with attune: the starter model learns the tickets task, measured on new rows."""
 
 from __future__ import annotations
 
