@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 from attune.data.proof import Span
@@ -31,9 +32,19 @@ class Borders:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._is_local = cuts_at_words(tokenizer)
         self._clean: dict[tuple[str, str], bool] = {}
         self._tails: dict[str, list[int]] = {}
+
+    @cached_property
+    def _is_local(self) -> bool:
+        return cuts_at_words(self.tokenizer)
+
+    @cached_property
+    def _encode_tail(self) -> Callable[[str], list[int]]:
+        """Encode a text that continues another; a second tokenizer is made for it only where the first adds a space."""
+        encode = self.tokenizer.encode
+        adds_space = encode("a a") != encode("a") + encode(" a")
+        return self.tokenizer.encode_continuation if adds_space else encode
 
     def is_clean(self, text: str, span: Span, before: tuple[list[int], int]) -> bool:
         """Return whether the tokens before an answer are those of the text before it alone, as at inference.
@@ -70,7 +81,7 @@ class Borders:
         if alone is None:
             if len(self._tails) == MOST_TAILS:
                 self._tails.clear()
-            alone = self._tails[tail] = self.tokenizer.encode_continuation(tail)
+            alone = self._tails[tail] = self._encode_tail(tail)
         ids, count = before
         return ids[count - len(alone) : count] == alone
 
