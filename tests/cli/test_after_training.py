@@ -54,7 +54,7 @@ def test_eval(capsys: pytest.CaptureFixture[str], run: str) -> None:
     code, out, err = call(capsys, "eval", run, "--max-new-tokens", "4", "--limit", "1", "--name", "one", "--json")
     document = json.loads(out)
     assert code == 0
-    assert "answers   tuned: 1 rows" in err
+    assert "answers   tuned: 1 row\n" in err
     same = attune.evaluate(run, max_new_tokens=4, limit=1, name="one")
     for key in ("rows", "systems", "comparisons", "verdict"):
         assert document[key] == same[key]

@@ -35,7 +35,7 @@ def evaluate(
 
     Both answer the same rows; the result is a table of metrics, paired intervals and a verdict in words.
     """
-    from attune.cli.screen import Screen
+    from attune.cli.screen import Screen, next_line
     from attune.evals.evaluate import evaluate as evaluate_run
     from attune.show.summary import evaluation_lines
 
@@ -50,4 +50,4 @@ def evaluate(
             seed=seed,
             on_event=screen.console,
         )
-        screen.finish(document, [*evaluation_lines(document), f"next      attune report {run}"])
+        screen.finish(document, [*evaluation_lines(document), next_line("report", run)])

@@ -10,12 +10,10 @@ def report(run: RunArgument, *, json: Json = False) -> None:
 
     It stands in the run folder, needs no network and can be passed on as it is.
     """
-    from attune.cli.screen import Screen
+    from attune.cli.screen import Screen, next_line
     from attune.record import RunFolder
     from attune.show.report import write_report
 
     with Screen(json=json) as screen:
         path = write_report(RunFolder.open(run).path)
-        screen.finish(
-            {"run": run, "report": str(path)}, [f"report    {path}", f"next      attune chat {run} --compare"]
-        )
+        screen.finish({"run": run, "report": str(path)}, [f"report    {path}", next_line("chat", run, "--compare")])

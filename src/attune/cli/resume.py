@@ -10,11 +10,11 @@ def resume(run: RunArgument, *, json: Json = False) -> None:
 
     On a CPU it ends in the same bits as if it had never stopped.
     """
-    from attune.cli.screen import Screen
+    from attune.cli.screen import Screen, next_after_training
     from attune.show.at_end import ReportAtEnd
     from attune.train.run import resume as resume_run
 
     with Screen(json=json) as screen:
         with ReportAtEnd(screen.console) as report:
             document = resume_run(run, on_event=report).result
-        screen.finish(document, [f"report    {report.path}", f"next      attune eval {run}"])
+        screen.finish(document, [f"report    {report.path}", next_after_training(run, document)])

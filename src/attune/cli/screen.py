@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, redirect_stdout
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,6 +16,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from attune.show.console import Console
+
+
+def next_line(*words: object) -> str:
+    """Return the line that names the next command, as a shell takes it."""
+    return f"next      {shlex.join(['attune', *map(str, words)])}"
+
+
+def next_after_training(run: object, result: Mapping[str, Any]) -> str:
+    """Return the next command after a run: its evaluation, or a talk when no rows were held out to ask."""
+    return next_line("chat" if result["metrics"]["val_loss"] is None else "eval", run)
 
 
 class Screen:

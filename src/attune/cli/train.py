@@ -23,7 +23,7 @@ def train(context: typer.Context, *, config: ConfigFile = None, dry_run: DryRun 
     With a config: attune train config.yaml train.steps=50
     """
     settings = read_settings(context, config)
-    from attune.cli.screen import Screen
+    from attune.cli.screen import Screen, next_after_training
     from attune.config_file import dump_yaml
     from attune.show.at_end import ReportAtEnd
     from attune.train.run import finetune, gather
@@ -38,4 +38,4 @@ def train(context: typer.Context, *, config: ConfigFile = None, dry_run: DryRun 
     with Screen(json=json) as screen:
         with ReportAtEnd(screen.console) as report:
             run = finetune(settings, command=shlex.join(["attune", *sys.argv[1:]]), on_event=report)
-        screen.finish(run.result, [f"report    {report.path}", f"next      attune eval {run.folder}"])
+        screen.finish(run.result, [f"report    {report.path}", next_after_training(run.folder, run.result)])

@@ -162,6 +162,10 @@ class Intake:
             lines = [*lines[:3], f"and {rest} rows with {len(kinds) - 3} other faults."]
         count = len(self.bad)
         total = f"{count} bad row{'s' * (count != 1)} of {self.rows}; {self.rows - count} good."
+        if count == self.rows:
+            return "\n".join(
+                [*lines, f'{total} A file of rows holds objects like {{"prompt": "...", "completion": "..."}}.']
+            )
         return "\n".join([*lines, f"{total} Mend them, or drop them with data.skip_bad_rows = {count}."])
 
     def kind_text(self, kind: str, rows: list[BadRow]) -> str:

@@ -135,7 +135,8 @@ def _collect(path: str, config: Config, template: ChatTemplate, *, limit: int) -
         raise DataError(
             f"{path}: 0 of {intake.rows} rows keep an answer token at data.max_length {limit}; "
             f"shortest needs {toll.shortest_need}.\n"
-            f"Set data.max_length = {toll.shortest_need} or more (the model must be able to attend to that many)."
+            f"Set data.max_length = {toll.shortest_need} or more (the model must be able to attend to that many)"
+            + (", or data.overlong = split." if config.data.overlong != "split" else ".")
         )
     raise DataError(
         f"{path}: 0 of {intake.rows} rows can be learned from: {len(intake.bad)} bad, "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from attune.show.words import count, duration, figure, percent, visible
+from attune.show.words import count, duration, figure, percent, rows_of, visible
 from attune.types import StepRecord, ValidRecord
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Console:
         text = f"val_loss {record.val_loss:.3f}  val_accuracy {percent(record.val_accuracy)}"
         if record.step == 0:
             self._base = record
-            self.line("base", f"{text}  ({count(record.val_rows)} held-out rows, before training)")
+            self.line("base", f"{text}  ({rows_of(record.val_rows, 'held-out ')}, before training)")
             return
         held, self._held = self._held, None
         step = f"{self._counter(record.step)}  " if held is None else f"{self._step_text(held)}  "
@@ -163,7 +163,7 @@ class Console:
             self._bar.update(self._task, completed=rows, description=f"{progress['system']} answers")
         if rows >= total:
             self.close()
-            self.line("answers", f"{progress['system']}: {count(rows)} rows")
+            self.line("answers", f"{progress['system']}: {rows_of(rows)}")
 
     def _on_done(self, result: Mapping[str, Any]) -> None:
         self.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from attune.show.words import LOSSES, SYSTEMS, count, metric_difference, metric_name, metric_value, percent
+from attune.show.words import LOSSES, SYSTEMS, count, metric_difference, metric_name, metric_value, percent, rows_of
 
 MAX_FINDINGS = 6  # of `attune check`, at most three lines each; all of them are in the JSON document
 LABEL = 10  # width of a label, as in the lines of a run
@@ -50,11 +50,6 @@ def evaluation_lines(document: Mapping[str, Any]) -> Iterator[str]:
         values = "".join(f"{metric_value(metric, document['systems'][name].get(metric)):>10}" for name in systems)
         yield f"{metric_name(metric):<{NAME}}{values}{_difference(metric, compared.get(metric))}"
     yield f"{'verdict':<{LABEL}}{document['verdict']}"
-
-
-def rows_of(number: int) -> str:
-    """Return a number of rows in words."""
-    return f"{count(number)} row{'s' * (number != 1)}"
 
 
 def sample_lines(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -43,6 +43,11 @@ def count(value: Any) -> str:
     return "-" if known is None else f"{round(known):,}"
 
 
+def rows_of(number: int, kind: str = "") -> str:
+    """Return a number of rows in words, such as 1 held-out row."""
+    return f"{count(number)} {kind}row{'s' * (number != 1)}"
+
+
 def figure(value: Any, digits: int = 3) -> str:
     """Return a number as a reader wants it: fixed digits near 1, powers of ten far from it."""
     known = number(value)
