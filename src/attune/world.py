@@ -1,4 +1,4 @@
-"""Who computes: rank and size, sums over ranks, seeds and devices; plain when alone."""
+"""Who computes: this process and its device, and the seeds of everything random."""
 
 from __future__ import annotations
 
@@ -7,56 +7,28 @@ import os
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 
 from attune.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The processes of one run. Alone: rank 0 of 1, and every method is free."""
+    """The processes of one run: for now a single one, rank 0 of 1, on one device."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes the run folder."""
-        return self.rank == 0
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the element-wise sum of `values` over all ranks."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values
-
-    def sum_number(self, value: float) -> float:
-        """Return the sum of one number over all ranks."""
-        if self.size == 1:
-            return value
-        return float(self.sum(torch.tensor(value, dtype=torch.float64, device=self.device)))
-
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 def open_world(device: str) -> World:
-    """Return this process's place; under torchrun with several ranks, joins the process group first.
+    """Return where this process computes.
 
-    Raises ConfigError when cuda is asked for and there is none.
+    Raises ConfigError when cuda is asked for and there is none, or when several processes were started together.
     """
     chosen = resolve_device(device)
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen == "cuda" else "gloo")
-    if chosen == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        torch.cuda.set_device(local)
-        return World(rank, size, torch.device("cuda", local))
-    return World(rank, size, torch.device("cpu"))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("WORLD_SIZE is above 1, but attune trains in one process so far. Start it without torchrun.")
+    return World(device=torch.device(chosen))
 
 
 def resolve_device(device: str) -> str:

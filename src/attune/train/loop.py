@@ -51,7 +51,7 @@ def train_steps(
     for step in steps:
         seed_step(seed, step.number, world.rank)
         set_learning_rate(optimizer, rate := learning_rate(step.number))
-        tokens = world.sum_number(sum(learned_weight(batch) for batch in step.batches))
+        tokens = sum(learned_weight(batch) for batch in step.batches)
         sums = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, right
         for batch in step.batches:
             with arithmetic(precision, world.device):
@@ -59,7 +59,7 @@ def train_steps(
             (part.loss / tokens).backward()
             sums += torch.stack([part.loss.detach().double(), part.correct.double()])
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-        loss, right = (world.sum(sums) / tokens).tolist()
+        loss, right = (sums / tokens).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(_not_finite(step, loss, float(norm)))
         optimizer.step()
