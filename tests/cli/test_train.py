@@ -69,7 +69,7 @@ def test_train_as_a_config_says_with_json(
     assert (document["run"], document["steps"]) == ("runs/c", 3)
     assert "model     runs/c/model (step 3)" in err
     manifest = json.loads(Path("runs/c/manifest.json").read_text())
-    assert manifest["command"].startswith("attune ")
+    assert manifest["command"] == f"attune train {rows} -c c.yaml train.steps=3 --json"
     assert load_config("runs/c/config.yaml").train.batch_rows == 4
 
 

@@ -75,7 +75,8 @@ def main(words: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             if not debug:  # libraries telling each other about their next versions
                 warnings.simplefilter("ignore", FutureWarning)
-            code = typer.main.get_command(build_app()).main(args=words, prog_name="attune", standalone_mode=False)
+            verbs = typer.main.get_command(build_app())
+            code = verbs.main(args=words, prog_name="attune", standalone_mode=False, obj=tuple(words))
         if code == INTERRUPTED:  # typer turns Ctrl-C into this code
             return _fail("interrupted", INTERRUPTED, as_json=as_json)
         return code if isinstance(code, int) else 0

@@ -37,5 +37,5 @@ def train(context: typer.Context, *, config: ConfigFile = None, dry_run: DryRun 
         return
     with Screen(json=json) as screen:
         with ReportAtEnd(screen.console) as report:
-            run = finetune(settings, command=shlex.join(["attune", *sys.argv[1:]]), on_event=report)
+            run = finetune(settings, command=shlex.join(["attune", *context.obj]), on_event=report)
         screen.finish(run.result, [f"report    {report.path}", next_after_training(run.folder, run.result)])
