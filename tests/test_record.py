@@ -175,8 +175,9 @@ def test_a_read_only_place_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         RunFolder.create(tmp_path / "a")
 
 
-def test_what_is_not_a_run_is_refused_with_those_nearby(tmp_path: Path) -> None:
+def test_what_is_not_a_run_is_refused_with_those_nearby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a folder that is no run names the runs beside it."""
+    monkeypatch.chdir(tmp_path)  # the runs of the folder one works in are named too
     RunFolder.create(tmp_path / "a").write_json("manifest.json", {})
     (tmp_path / "b").mkdir()
     with pytest.raises(ConfigError, match=r"b: holds no run \(no manifest\.json\)\. Runs here: .*/a\."):
