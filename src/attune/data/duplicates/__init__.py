@@ -1,0 +1,1 @@
+"""Rows that repeat each other: exact and near duplicates, leaks between sets, answers that contradict each other."""

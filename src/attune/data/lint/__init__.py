@@ -1,0 +1,1 @@
+"""Lints: what is wrong with rows before a model sees them; one small function for each rule."""

@@ -1,0 +1,64 @@
+"""Every threshold of the data check, once: a rule's number stands here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The numbers behind the rules. Shares are of rows, 0 to 1; words are those of attune.data.duplicates.words."""
+
+    # D04 split-leak: held-out rows that training rows give away
+    leak_ngram: int = 8  # a held-out row's words count as covered where they stand in such a run of a training row
+    leak_coverage: float = 0.5  # covered share from which it is a leak
+    leak_passage: int = 13  # a run of so many equal words is a shared passage
+    leak_error_share: float = 0.01  # of the held-out rows; below it is a warning
+    # D05 conflict
+    short_answer_words: int = 8  # an answer of at most so many words says one thing: two of them contradict
+    conflict_error_share: float = 0.05
+    # D06 duplicates
+    common_shingle_share: float = 0.01  # shingles in more rows than this are the template's, not the row's
+    shingle_words: int = 2
+    fewest_shingles: int = 3  # with fewer rare shingles a row is compared by all of its shingles
+    near_jaccard: float = 0.7
+    near_jaccard_other_numbers: float = 0.9  # rows that hold different numbers must be more alike than that
+    # D07 broken-structure and D16 mixed-format
+    task_rows: int = 20  # fewer rows with the same instruction are no task of their own
+    structured_share: float = 0.8  # from here on a task's answers are JSON, and another answer is a mistake
+    pure_share: float = 0.995  # above it, strays are left to the rules about single rows
+    field_type_share: float = 0.95  # a JSON field is of one type from here on
+    field_present_share: float = 0.98  # a JSON field belongs to the format from here on
+    # D08 truncated-answer
+    truncated_words: int = 40  # shorter answers are not judged
+    truncated_last_line_words: int = 8
+    truncated_list_item_words: int = 14
+    pile_up_share: float = 0.01  # answers within 2 % of the longest one: a generator's cap
+    # D09 opener-concentration
+    opener_words: int = 3
+    opener_share: float = 0.05
+    opener_error_share: float = 0.20
+    # D11 mismatch with real prompts
+    mismatch_auc: float = 0.65
+    mismatch_error_auc: float = 0.85
+    mismatch_z: float = 3.0
+    mismatch_fewest_prompts: int = 100
+    mismatch_most_prompts: int = 5000
+    # D12 truncation budget
+    lost_share: float = 0.005  # of the learned tokens
+    lost_error_share: float = 0.05
+    # D13 language
+    language_characters: int = 40  # shorter texts are not judged
+    language_probability: float = 0.9
+    # D14 refusals
+    refusal_characters: int = 200  # of an answer's beginning
+    refusal_share: float = 0.05
+    # D17 and D18, with a model
+    ifd: float = 1.0
+    loss_z: float = 4.0
+    # what the pages show
+    most_examples: int = 1000  # rows that a finding names
+    sample_rows: int = 5000  # rows that coverage looks at
+
+
+DEFAULT = Thresholds()
