@@ -81,13 +81,22 @@
     const go = (by) => { at = Math.max(0, Math.min(matching.length - 1, at + by)); show(); };
     byId("row-previous").addEventListener("click", () => go(-1));
     byId("row-next").addEventListener("click", () => go(1));
-    byId("row-search").addEventListener("input", (event) => {
-      const wanted = event.target.value.toLowerCase();
-      matching = rows.filter((row) => row.textContent.toLowerCase().includes(wanted));
+    const search = byId("row-search");
+    const filter = byId("row-filter");
+    const find = () => {
+      const wanted = search.value.toLowerCase();
+      const kind = filter?.value ?? "";
+      const isKind = (row) => !kind || row.dataset.kinds.split(" ").includes(kind);
+      matching = rows.filter((row) => isKind(row) && row.textContent.toLowerCase().includes(wanted));
       at = 0;
       show();
+    };
+    search.addEventListener("input", find);
+    filter?.addEventListener("change", find);
+    document.querySelectorAll("a[data-kind]").forEach((link) => {
+      link.addEventListener("click", () => { search.value = ""; filter.value = link.dataset.kind; find(); });
     });
-    show();
+    find();
   };
 
   const startAnswers = () => {
