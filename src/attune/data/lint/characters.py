@@ -1,0 +1,110 @@
+"""R05: characters that a wrong encoding left behind, and the repair of those that are certain."""
+
+from __future__ import annotations
+
+import re
+
+from attune.data.lint.quote import quote
+
+CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])  # all but tab, line feed and carriage return
+# what bytes 0x80 to 0xBF of UTF-8 become when they are read as Windows-1252 (or as Latin-1)
+_CP1252 = "".join(bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0xC0))
+_REST = re.escape("".join(sorted({*_CP1252, *map(chr, range(0x80, 0xC0))})))
+_CURLY = "\u2018\u2019\u201c\u201d\u2026\u2013\u2014\u00bb\u00ab"  # ordinary after an accented letter
+# UTF-8 read as Windows-1252. A pair after A with circumflex or tilde, a triple after a with circumflex and a quadruple
+# after eth are hardly ever meant; other letters only where several stand in a row, as in a Russian or Chinese word.
+_MOJIBAKE = re.compile(
+    rf"(?:(?<![A-Z\u00c0-\u00de])[\u00c2\u00c3][{_REST}]"
+    rf"|\u00e2[{_REST}]{{2}}"
+    rf"|\u00f0[{_REST}]{{3}}"
+    rf"|\u00ef\u00bb\u00bf|\u00ef\u00bf\u00bd"
+    rf"|(?:[\u00c4-\u00df](?![{_CURLY}])[{_REST}]){{3,}}"
+    rf"|(?:[\u00e0-\u00ef][{_REST}]{{2}}){{2,}})+"
+)
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]")
+_ANSI = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
+_HIDDEN = re.compile("[\u200b\u2060\ufeff\U000e0001-\U000e007f]|[\u200c\u200d](?=[\\x00-\u02ff]|\\Z)")
+_JOINING = re.compile("[\u0590-\u1cff\u2190-\u2bff\ua800-\uabff\ufb1d-\ufefc\U0001f000-\U0001faff\ufe0f]")
+_BREAKING = re.compile("[\u0e00-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+REPLACEMENT = "\ufffd"
+
+
+def has_controls(raw: bytes) -> bool:
+    """Return whether a text, given as UTF-8, holds control characters of ASCII."""
+    return len(raw.translate(None, CONTROLS)) != len(raw)
+
+
+def find_broken(text: str, *, has_controls: bool) -> str | None:
+    """Return the first broken character of a text with the words around it; None if all are sound."""
+    if has_controls or not text.isascii():
+        control = _CONTROL.search(text)
+        if control:
+            return f"U+{ord(control[0]):04X} in {_visible(text, control.start(), control.end())}"
+    if text.isascii():
+        return None
+    at = text.find(REPLACEMENT)
+    if at >= 0:
+        return f"U+FFFD in {_visible(text, at, at + 1)}"
+    for found in _MOJIBAKE.finditer(text):
+        if _decoded(found[0]) is not None:
+            return f"not decoded: {_visible(text, *found.span())}"
+    for found in _HIDDEN.finditer(text):
+        if _is_lone(text, found):
+            return f"invisible U+{ord(found[0]):04X} in {_visible(text, *found.span())}"
+    return None
+
+
+def mend(text: str) -> str:
+    """Return a text without what is certainly broken: mojibake decoded, control and lone invisible characters gone.
+
+    U+FFFD stays: what stood there is lost. A text that is sound comes back as it is.
+    """
+    if not text.isascii():
+        for _ in range(3):  # text may have been read wrongly more than once
+            better = _MOJIBAKE.sub(lambda found: _decoded(found[0]) or found[0], text)
+            if better == text:
+                break
+            text = better
+        text = _HIDDEN.sub(lambda found: "" if _is_lone(text, found) else found[0], text)
+    return _CONTROL.sub(_without_control, _ANSI.sub("", text))
+
+
+def _without_control(found: re.Match[str]) -> str:
+    """Return what a control character was meant to be: a line break, a sign of Windows-1252, or nothing."""
+    code = ord(found[0])
+    if code in (0x0B, 0x0C):
+        return "\n"
+    return bytes([code]).decode("cp1252", "ignore") if code >= 0x80 else ""
+
+
+def _decoded(wrong: str) -> str | None:
+    """Return the text that was read in the wrong encoding; None if it was not."""
+    try:
+        return b"".join(map(_byte, wrong)).decode()
+    except (UnicodeDecodeError, UnicodeEncodeError):
+        return None
+
+
+def _byte(character: str) -> bytes:
+    """Return the byte that was read as this character: Windows-1252, or Latin-1 where that has none."""
+    return character.encode("latin-1" if ord(character) < 0x100 else "cp1252")
+
+
+def _is_lone(text: str, found: re.Match[str]) -> bool:
+    """Return whether an invisible character has no work where it stands.
+
+    It joins or parts letters in Persian, Indic and other scripts, joins emoji, and breaks lines in Thai, Khmer and
+    East Asian text.
+    """
+    around = text[max(0, found.start() - 2) : found.start()] + text[found.end() : found.end() + 2]
+    if found[0] in "\u200c\u200d":
+        return not _JOINING.search(around)
+    if found[0] >= "\U000e0001":
+        return "\U0001f3f4" not in text[max(0, found.start() - 8) : found.start()]  # flags of regions
+    return found[0] == "\ufeff" or not _BREAKING.search(around)
+
+
+def _visible(text: str, start: int, end: int) -> str:
+    """Return the words around a place, with a sign for every character that cannot be seen."""
+    words = quote(text, start, end)
+    return "".join(character if character.isprintable() else "\u25a1" for character in words)

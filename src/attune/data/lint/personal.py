@@ -1,0 +1,109 @@
+"""D15, second half: e-mail addresses, telephone, card, account and social security numbers. What is shown is masked."""
+
+from __future__ import annotations
+
+import re
+
+_MAIL = re.compile(r"(?<![\w.+/:-])([A-Za-z0-9][\w.+-]{0,63})@((?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Za-z]{2,12})\b")
+# addresses that reach nobody in particular: kept for examples (RFC 2606), made up in texts, or an office's
+_MADE_UP_HOSTS = re.compile(
+    r"(?i)(?:^|\.)(?:example|test|invalid|localhost|local|internal)(?:$|\.)|"
+    r"^(?:\w*(?:example|sample|dummy|your|fake|acme|contoso|foo|bar)\w*|(?:my)?(?:e?mail|domain|company|website|site|server|host|business|"
+    r"organi[sz]ation|school|university|corp|abc|xyz|test|store|shop|some\w*|any\w*|other\w*|provider|address|office))\.\w+(?:\.\w+)?$|@"
+)
+_MADE_UP_NAMES = re.compile(
+    r"(?i)^(?:john|jane|joe)?[._-]?(?:do|ro)e\d*$|^j\.?doe|^(?:john|jane)[._-]?smith\d*$|^(?:your|my|some|any|user|test|example|sample|foo|bar|"
+    r"name|first|last|e?mail|someone|somebody|me|you|abc|xyz|john|jane|alice|bob|info|contact|support|help|"
+    r"admin|sales|service|office|no-?reply|do-?not-?reply|hello|press|media|jobs|careers|hr|team|postmaster|"
+    r"webmaster|customer|billing|privacy|security|feedback|enquir|inquir|marketing|events?|news|git|root)"
+    r"(?:[._+-]?\w*)?$"
+)
+_NUMBER = re.compile(r"(?<![\w.,$#/=-])(?:\+|\()?\d(?:[ .()/-]{0,2}\d){7,18}(?![\w%]|[.,]\d|-\w)")
+_PHONE_US = re.compile(r"(?:\+?1[ .-]?)?(?:\(([2-9]\d\d)\) ?|([2-9]\d\d)[ .-])([2-9]\d\d)[ .-](\d{4})")
+_PHONE_ABROAD = re.compile(r"\+[1-9]\d{0,2}[ .()-]?\d[\d .()-]{6,16}\d")
+_SOCIAL = re.compile(r"(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}")
+_NOT_A_PERSON = frozenset(("800", "833", "844", "855", "866", "877", "888", "900"))
+_CARD = re.compile(
+    r"(?:4\d{12}(?:\d{3})?|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|6(?:011|5\d\d)\d{12}|35\d{14}|3(?:0[0-5]|[68]\d)\d{11})"
+)
+# numbers that card makers and text books give for tests
+_TEST_CARDS = {
+    "4111111111111111", "4242424242424242", "4012888888881881", "4000056655665556", "5555555555554444",
+    "5105105105105100", "2223003122003222", "5200828282828210", "378282246310005", "371449635398431",
+    "378734493671000", "6011111111111117", "6011000990139424", "30569309025904", "38520000023237",
+    "3530111333300000", "3566002020360505", "4222222222222", "4539578763621486", "4532015112830366",
+    "4916338506082832", "5425233430109903", "4012001037141112", "5500005555555559", "4000000000000002",
+    "4000000000000077", "340000000000009", "30000000000004", "6011000000000004", "4532756279624064",
+}  # fmt: skip
+_IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?!\w)")
+_TEST_IBANS = {
+    "DE89370400440532013000", "GB29NWBK60161331926819", "GB82WEST12345698765432", "GB33BUKB20201555555555",
+    "FR1420041010050500013M02606", "FR7630006000011234567890189", "NL91ABNA0417164300", "ES9121000418450200051332",
+    "IT60X0542811101000000123456", "CH9300762011623852957", "AT611904300234573201", "BE68539007547034",
+    "DE75512108001245126199", "DE91100000000123456789", "DE12500105170648489890", "PL61109010140000071219812874",
+    "SE4550000000058398257466", "NO9386011117947", "DK5000400440116243", "IE29AIBK93115212345678",
+    "LU280019400644750000",
+}  # fmt: skip
+FEWEST_DIGITS = 8
+
+
+def find_personal(text: str, digits: int) -> str | None:
+    """Return personal data in a text, masked, with its kind; None if there is none. `digits` is how many it holds."""
+    if "@" in text:
+        for found in _MAIL.finditer(text):
+            if not _MADE_UP_HOSTS.search(found[2]) and not _MADE_UP_NAMES.match(found[1]):
+                return f"e-mail address: {found[1][:2]}***@{found[2][:40]}"
+    if digits < FEWEST_DIGITS:
+        return None
+    for found in _NUMBER.finditer(text):
+        kind = _kind_of_number(found[0])
+        if kind:
+            return f"{kind}: {found[0].strip()[:3]}*** ({sum(map(str.isdigit, found[0]))} digits)"
+    for found in _IBAN.finditer(text):
+        if _is_account(found[0].replace(" ", "")):
+            return f"bank account (IBAN): {found[0][:4]}***"
+    return None
+
+
+def _kind_of_number(number: str) -> str:
+    """Return what a written number is; empty if nothing personal."""
+    phone = _PHONE_US.fullmatch(number)
+    if phone:
+        return "" if _is_made_up_phone(phone) else "telephone number"
+    if number[0] == "+":
+        plain = re.sub(r"\D", "", number)
+        is_one = _PHONE_ABROAD.fullmatch(number) and 9 <= len(plain) <= 15
+        return "telephone number" if is_one and not _is_sequence(plain) and "555" not in plain[1:7] else ""
+    if _SOCIAL.fullmatch(number):
+        return "" if number in ("123-45-6789", "078-05-1120", "219-09-9999") else "social security number"
+    plain = number.replace(" ", "").replace("-", "")
+    if _CARD.fullmatch(plain) and plain not in _TEST_CARDS and _passes_luhn(plain) and not _is_sequence(plain):
+        return "card number"
+    return ""
+
+
+def _is_made_up_phone(phone: re.Match[str]) -> bool:
+    area, exchange, line = phone[1] or phone[2], phone[3], phone[4]
+    return area in _NOT_A_PERSON or "555" in (area, exchange) or _is_sequence(area + exchange + line)
+
+
+def _is_sequence(digits: str) -> bool:
+    """Return whether digits were typed in a row or repeat: 1234567890, 0987654321, 4444444444."""
+    return len(set(digits)) <= 3 or "12345" in digits or "98765" in digits or "0000" in digits
+
+
+def _passes_luhn(digits: str) -> bool:
+    """Return whether the check digit of a card number is right (ISO/IEC 7812-1)."""
+    total = 0
+    for at, digit in enumerate(reversed(digits)):
+        value = int(digit) * (1 + at % 2)
+        total += value - 9 if value > 9 else value
+    return total % 10 == 0
+
+
+def _is_account(iban: str) -> bool:
+    """Return whether an account number passes its check (ISO 13616: the rest modulo 97 is 1) and is no sample."""
+    if iban in _TEST_IBANS or not 15 <= len(iban) <= 34 or _is_sequence(iban[4:]):
+        return False
+    turned = iban[4:] + iban[:4]
+    return int("".join(str(int(character, 36)) for character in turned)) % 97 == 1

@@ -1,0 +1,112 @@
+"""D15, first half: keys, tokens and passwords. What is shown is masked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+
+# kind, a text that every one of them holds, and its shape; sources: the makers' own pages and token prefixes
+_KEYS = (
+    ("AWS access key", "AKIA", r"\bAKIA[0-9A-Z]{16}\b"),
+    ("AWS access key", "ASIA", r"\bASIA[0-9A-Z]{16}\b"),
+    ("GitHub token", "gh", r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b"),
+    ("GitHub token", "github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{22,255}\b"),
+    ("GitLab token", "glpat-", r"\bglpat-[A-Za-z0-9_-]{20,}"),
+    ("Anthropic key", "sk-ant-", r"\bsk-ant-[A-Za-z0-9_-]{20,}"),
+    ("OpenAI key", "sk-", r"\bsk-(?!ant-)(?:proj-|svcacct-|or-v1-)?[A-Za-z0-9_-]{20,}"),
+    ("Stripe key", "k_live_", r"\b[rs]k_live_[A-Za-z0-9]{16,}\b"),
+    ("Slack token", "xox", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
+    ("Slack webhook", "hooks.slack.com/", r"hooks\.slack\.com/services/T\w{6,}/B\w{6,}/\w{16,}"),
+    ("Google API key", "AIza", r"\bAIza[0-9A-Za-z_-]{35}"),
+    ("Hugging Face token", "hf_", r"\bhf_[A-Za-z0-9]{30,}\b"),
+    ("npm token", "npm_", r"\bnpm_[A-Za-z0-9]{36}\b"),
+    ("PyPI token", "pypi-", r"\bpypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{20,}"),
+    ("SendGrid key", "SG.", r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"),
+    ("DigitalOcean token", "dop_v1_", r"\bdop_v1_[a-f0-9]{64}\b"),
+    ("private key", "PRIVATE KEY", r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----\s*[A-Za-z0-9+/=\s\\]{24,}"),
+    ("JSON web token", "eyJ", r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{16,}"),
+    (
+        "password in an address",
+        "://",
+        r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@<>\"']{1,60}:(?P<value>[^\s/@<>\"']{6,80})@[\w.-]+",
+    ),
+)
+_PATTERNS = tuple((kind, sign, re.compile(pattern)) for kind, sign, pattern in _KEYS)
+_NAMES = (
+    b"password",
+    b"passwd",
+    b"secret",
+    b"token",
+    b"api_key",
+    b"apikey",
+    b"api-key",
+    b"api key",
+    b"access_key",
+    b"access key",
+)
+_ASSIGNED = re.compile(
+    r"""(?ix) (?:passwords?|passwd|pwd|secrets?|token
+        |(?:api|access|auth|private|client|account|encryption|master|secret)[ _-]?(?:key|token|secret))
+    (?:[ ]is|["']?\s{0,3}(?:[:=]|=>|:=)) \s{0,3} ["'`]? (?P<value>[A-Za-z0-9_\-/+=.!@\#$%^&*~]{12,200})"""
+)
+# keys of manuals and of text books
+_SAMPLES = re.compile(
+    r"(?i)example|sample|dummy|fake|your|xxx|placeholder|change|insert|redacted|\*\*\*|\.\.\.|<|\$\{|\$\(|test|demo|"
+    r"password|passwd|secret|token|12345|abcdef|qwerty|env\b|process\.|environ|config|getenv|request|response|"
+    r"self\.|this\.|eyJzdWIiOiIxMjM0NTY3ODkwI|"
+    r"4eC39HqLyjWDarjtT1zdp7dc"
+)
+LEAST_ENTROPY = 3.0  # bits per character; English words have about 2.5 to 3 over such short stretches
+
+
+def find_secret(text: str, lowered: bytes) -> str | None:
+    """Return a key or password in a text, masked, with its kind; None if there is none.
+
+    `lowered` is the text as bytes in small letters.
+    """
+    for kind, sign, pattern in _PATTERNS:
+        if sign not in text:
+            continue
+        for found in pattern.finditer(text):
+            if not _is_sample(kind, found):
+                return f"{kind}: {mask(found['value'] if 'value' in pattern.groupindex else found[0])}"
+    if any(name in lowered for name in _NAMES):
+        for found in _ASSIGNED.finditer(text):
+            if _is_random(found["value"]):
+                return f"{found[0].split(found['value'])[0].strip()[:40]} {mask(found['value'])}"
+    return None
+
+
+def mask(secret: str) -> str:
+    """Return the first four characters of a secret, and how long it is."""
+    return f"{' '.join(secret[:4].split())}*** ({len(secret)} characters)"
+
+
+def _is_sample(kind: str, found: re.Match[str]) -> bool:
+    """Return whether a key is one of a manual, or made up: it says so itself, or repeats few characters."""
+    text = found[0]
+    if kind == "private key":
+        return len(set(text.split("-----")[2])) < 12 or "..." in text
+    if kind == "password in an address":
+        return bool(_SAMPLES.search(text)) or found["value"].lower() in ("pass", "passwd", "pwd", "postgres", "root")
+    body = text[8:] if len(text) > 16 else text
+    return bool(_SAMPLES.search(body)) or entropy(body) < 2.5
+
+
+def _is_random(value: str) -> bool:
+    """Return whether a value that was given to a password or key is likely a real one."""
+    if _SAMPLES.search(value):
+        return False
+    kinds = sum(map(bool, (re.search(kind, value) for kind in ("[a-z]", "[A-Z]", "[0-9]", "[^A-Za-z0-9_.]"))))
+    if not re.search("[0-9]", value) or kinds < 2:
+        return False
+    if kinds == 2 and not (len(value) >= 20 and re.search("[a-zA-Z]", value)):
+        return False
+    return entropy(value) >= LEAST_ENTROPY
+
+
+def entropy(text: str) -> float:
+    """Return the entropy of a text's characters, in bits per character."""
+    total = len(text)
+    return -sum(count / total * math.log2(count / total) for count in Counter(text).values()) if total else 0.0
