@@ -23,6 +23,13 @@ class Thresholds:
     fewest_shingles: int = 3  # with fewer rare shingles a row is compared by all of its shingles
     near_jaccard: float = 0.7
     near_jaccard_other_numbers: float = 0.9  # rows that hold different numbers must be more alike than that
+    near_answer_jaccard: float = 0.6  # and of the two answers alone
+    near_question_jaccard: float = 0.5  # and of the two questions
+    common_fewest_rows: int = 10  # in small data: what stands in no more rows than that is not common
+    template_share: float = 0.25  # short rows are also compared by common shingles, if in no more rows than that
+    short_shingles: int = 24  # fewer rare shingles make a row short
+    passage_words: int = 4  # where so many words in a row are others, two rows hold different passages
+    passage_jaccard: float = 0.3  # unless these words are alike
     # D07 broken-structure and D16 mixed-format
     task_rows: int = 20  # fewer rows with the same instruction are no task of their own
     structured_share: float = 0.8  # from here on a task's answers are JSON, and another answer is a mistake

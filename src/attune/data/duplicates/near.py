@@ -1,0 +1,171 @@
+"""Rows that say the same: exact duplicates by key, near-duplicates by the shingles that a template does not explain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.data.duplicates.pairs import Judge
+from attune.data.duplicates.shingles import Common, find_common, gather, row_spans, shingles_at
+from attune.data.duplicates.sketch import find_candidates, sketch
+from attune.data.duplicates.words import Keys, Words, WordStore
+from attune.data.lint.catalog import Found
+from attune.data.lint.thresholds import DEFAULT, Thresholds
+from attune.types import Place
+
+CHUNK_WORDS = 2_000_000  # sketched at once
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Which rows repeat which: both arrays int64 [rows], a row that repeats none names itself."""
+
+    exact_of: NDArray[np.int64]  # the first row with the same text
+    cluster_of: NDArray[np.int64]  # the first row of the cluster of near-duplicates; exact ones are in it, too
+
+    @cached_property
+    def clusters(self) -> list[NDArray[np.int64]]:
+        """Clusters of two rows and more, the largest first; rows ascending."""
+        order = np.argsort(self.cluster_of, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(self.cluster_of[order])) + 1)
+        return sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group[0]))
+
+
+def find_clusters(store: WordStore, thresholds: Thresholds = DEFAULT) -> Duplicates:
+    """Return the duplicates among all rows of a store.
+
+    Two rows are near-duplicates when the shingles that are rare in the data are much the same in both (exact, weighted
+    Jaccard), and neither the answer nor a whole passage is another one; clusters are what such pairs connect.
+    Candidates come from MinHash, so a pair at the threshold is missed with a probability of about one in a hundred.
+    """
+    words, keys = store.words(), store.keys()
+    exact_of = first_of_equal(keys.row)
+    rows = np.flatnonzero(exact_of == np.arange(len(exact_of)))
+    common = find_common(words, rows, thresholds)
+    same_words = _key_of_words(words, keys)
+    equal_of = rows[first_of_equal(same_words[rows])]
+    parents = np.arange(len(exact_of))
+    parents[rows] = equal_of
+    distinct = rows[equal_of == rows]
+    judge = Judge(words, keys, common, thresholds)
+    for bands, sketched in _sketches(words, common, distinct, thresholds):
+        pairs = find_candidates(bands, sketched)
+        _unite(parents, pairs[judge.are_near(pairs)])
+    roots = parents[exact_of]
+    while (parents[roots] != roots).any():
+        roots = parents[roots]
+    return Duplicates(exact_of, roots)
+
+
+def found(
+    duplicates: Duplicates, parts: Sequence[str] | NDArray[np.str_], place_of: Callable[[int], Place], most: int
+) -> list[Found]:
+    """Return D06: the training rows that repeat an earlier one exactly or nearly.
+
+    `parts` names each row's set, such as train or valid; repetitions over two sets are leaks, not duplicates.
+    `most`: how many rows get a text.
+    """
+    train = np.flatnonzero(np.asarray(parts) == "train")
+    exact_of = train[first_of_equal(duplicates.exact_of[train].astype(np.uint64))]
+    near_of = train[first_of_equal(duplicates.cluster_of[train].astype(np.uint64))]
+    is_exact = exact_of != train
+    is_near = ~is_exact & (near_of != train)
+    results = []
+    for name, chosen, first_of, how in (
+        ("duplicate", is_exact, exact_of, "repeats"),
+        ("near-duplicate", is_near, near_of, "almost repeats"),
+    ):
+        rows = train[chosen]
+        if not len(rows):
+            continue
+        texts = {int(row): f"{how} {place_of(int(of))}" for row, of in zip(rows[:most], first_of[chosen], strict=False)}
+        first, copies = np.unique(first_of[chosen], return_counts=True)
+        worst = int(np.argmax(copies))
+        groups = f"{len(first)} row{'s' * (len(first) != 1)}"
+        detail = f"copies of {groups}, most of {place_of(int(first[worst]))} ({copies[worst]})."
+        results.append(Found(name, rows.tolist(), texts, detail))
+    return results
+
+
+def first_of_equal(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return for each position the first one that holds the same key, int64 [positions]."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    begins = np.concatenate((np.ones(min(1, len(keys)), np.bool_), ordered[1:] != ordered[:-1]))
+    first = np.empty(len(keys), np.int64)
+    first[order] = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]
+    return first
+
+
+def _key_of_words(words: Words, keys: Keys) -> NDArray[np.uint64]:
+    """Return a key that rows share when they differ in punctuation alone. An answer of punctuation alone counts."""
+    sums = np.empty(len(keys.row), np.uint64)
+    for rows in _chunks(words, np.arange(len(keys.row))):
+        positions, bounds = gather(row_spans(words, rows))
+        shingles = shingles_at(words, positions).astype(np.uint64)
+        shingles *= np.uint64(0xD6E8FEB86659FD93)
+        shingles ^= shingles >> np.uint64(32)
+        sums[rows] = np.add.reduceat(shingles * np.uint64(0xD6E8FEB86659FD93), bounds[:-1])
+    is_wordless = words.starts[1:] - words.answer_at == 1
+    sums ^= keys.tools * np.uint64(3)
+    sums[is_wordless] ^= keys.answer[is_wordless]
+    return sums
+
+
+def _sketches(
+    words: Words, common: Common, rows: NDArray[np.int64], thresholds: Thresholds
+) -> Iterable[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield bands and the rows they are of: by rare shingles, then short rows by all that are in few rows.
+
+    A row of fewer telling shingles is left out: it repeats another one only if all of its words do.
+    """
+    for short_only in (False, True):
+        bands, sketched = [], []
+        for chunk in _chunks(words, rows):
+            positions, bounds = gather(row_spans(words, chunk))
+            shingles = shingles_at(words, positions)
+            shares = common.share_of(shingles)
+            number = np.repeat(np.arange(len(chunk)), np.diff(bounds))
+            rare = np.bincount(number[shares == 0], minlength=len(chunk))
+            telling, chosen = (shares == 0), rare >= thresholds.fewest_shingles
+            if short_only:
+                telling = shares <= thresholds.template_share
+                counts = np.bincount(number[telling], minlength=len(chunk))
+                is_short = (rare < thresholds.short_shingles) & (counts > rare)
+                chosen = is_short & (counts >= thresholds.fewest_shingles)
+            keep = telling & chosen[number]
+            if keep.any():
+                sizes = np.bincount(number[keep], minlength=len(chunk))[chosen]
+                bands.append(sketch(shingles[keep], np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))))
+                sketched.append(chunk[chosen])
+        if bands:
+            yield np.concatenate(bands, axis=1), np.concatenate(sketched)
+
+
+def _chunks(words: Words, rows: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:
+    """Cut rows into stretches of about CHUNK_WORDS words."""
+    lengths = words.starts[rows + 1] - words.starts[rows]
+    piece = np.cumsum(lengths) // CHUNK_WORDS
+    return (part for part in np.split(rows, np.flatnonzero(np.diff(piece)) + 1) if len(part))
+
+
+def _unite(parents: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:
+    """Join the clusters of each pair; the smallest row number of a cluster is its root."""
+    of = parents.tolist()
+    for a, b in pairs.tolist():
+        low, high = _root(of, a), _root(of, b)
+        if low > high:
+            low, high = high, low
+        of[high] = low
+    parents[:] = of
+
+
+def _root(of: list[int], row: int) -> int:
+    while of[row] != row:
+        of[row] = of[of[row]]
+        row = of[row]
+    return row

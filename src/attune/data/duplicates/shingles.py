@@ -1,0 +1,121 @@
+"""Runs of words as numbers: which of them are a template's, and how alike two stretches of words are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.data.duplicates.codes import mix
+from attune.data.duplicates.words import Words
+from attune.data.lint.thresholds import Thresholds
+
+SAMPLE_ROWS = 50_000  # rows in which shingles are counted; more rows are sampled evenly
+SAMPLE_WORDS = 10_000_000
+
+
+class Spans(NamedTuple):
+    """Stretches of the flat words: `flat[begins[i]:ends[i]]`."""
+
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+class Common(NamedTuple):
+    """Shingles of many rows. What stands in all rows tells no two of them apart, so it weighs nothing."""
+
+    shingles: NDArray[np.uint32]  # ascending
+    weights: NDArray[np.float64]  # from 0 (in every row) to 1 (just common); all other shingles weigh 1
+    shares: NDArray[np.float64]  # of the rows
+    buckets: NDArray[np.bool_]  # [2**16], by the upper half of a shingle: whether a common one is in there
+
+    def weigh(self, shingles: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Return the weight of each shingle."""
+        weights = np.ones(len(shingles))
+        asked, at = self._look_up(shingles)
+        weights[asked] = self.weights[at]
+        return weights
+
+    def share_of(self, shingles: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Return the share of rows that hold each shingle, 0 where it is not common."""
+        shares = np.zeros(len(shingles))
+        asked, at = self._look_up(shingles)
+        shares[asked] = self.shares[at]
+        return shares
+
+    def _look_up(self, shingles: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return which of the shingles are common, and where in the table."""
+        asked = np.flatnonzero(self.buckets[shingles >> np.uint32(16)])
+        at = np.searchsorted(self.shingles, shingles[asked])
+        known = at < len(self.shingles)
+        known[known] = self.shingles[at[known]] == shingles[asked[known]]
+        return asked[known], at[known]
+
+
+def gather(spans: Spans) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of all words of the spans, one span after another, and the bounds of each, [spans + 1]."""
+    lengths = spans.ends - spans.begins
+    bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    return np.repeat(spans.begins - bounds[:-1], lengths) + np.arange(bounds[-1]), bounds
+
+
+def row_spans(words: Words, rows: NDArray[np.int64]) -> Spans:
+    """Return the spans of whole rows, marks included."""
+    return Spans(words.starts[rows], words.starts[rows + 1])
+
+
+def shingles_at(words: Words, positions: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Return the pairs of words that begin at some positions. A row's last word pairs with the mark after it."""
+    pairs = words.flat[positions].astype(np.uint64) << np.uint64(32)
+    return mix(pairs | words.flat[positions + 1])
+
+
+def find_common(words: Words, rows: NDArray[np.int64], thresholds: Thresholds) -> Common:
+    """Return the shingles that stand in more than `common_shingle_share` of some rows.
+
+    Up to SAMPLE_ROWS rows are counted exactly; of more, an even sample.
+    """
+    lengths = words.starts[rows + 1] - words.starts[rows]
+    mean = max(1.0, float(lengths.mean())) if len(rows) else 1.0
+    wanted = int(min(len(rows), SAMPLE_ROWS, max(1000, SAMPLE_WORDS / mean)))
+    sample = rows[np.linspace(0, len(rows) - 1, wanted).astype(np.int64)] if len(rows) else rows
+    positions, bounds = gather(row_spans(words, sample))
+    keys = shingles_at(words, positions).astype(np.uint64) << np.uint64(32)
+    keys |= np.repeat(np.arange(len(sample), dtype=np.uint64), np.diff(bounds))
+    keys.sort()
+    once = keys[np.flatnonzero(np.diff(keys, prepend=keys[:1] - np.uint64(1)))] >> np.uint64(32)
+    first = np.flatnonzero(np.diff(once, prepend=once[:1] - np.uint64(1)))
+    counts = np.diff(first, append=len(once))
+    limit = max(thresholds.common_fewest_rows, thresholds.common_shingle_share * len(sample))
+    chosen = counts > limit
+    shingles, shares = once[first[chosen]].astype(np.uint32), counts[chosen] / max(1, len(sample))
+    weights = np.log(shares) / np.log(limit / max(1, len(sample))) if len(shares) else shares
+    buckets = np.zeros(1 << 16, np.bool_)
+    buckets[shingles >> np.uint32(16)] = True
+    return Common(shingles, weights, shares, buckets)
+
+
+def jaccard(words: Words, a: Spans, b: Spans, common: Common | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how alike spans are, pair by pair: the weight of shared shingles over that of all; and the latter.
+
+    Without `common` single words are compared, each of weight 1. Two spans without weight are alike (1).
+    """
+    sides = []
+    for spans in (a, b):
+        positions, bounds = gather(spans)
+        values = words.flat[positions] if common is None else shingles_at(words, positions)
+        number = np.repeat(np.arange(len(bounds) - 1, dtype=np.uint64), np.diff(bounds))
+        sides.append(np.unique((number << np.uint64(32)) | values))
+    keys = np.concatenate(sides)
+    keys.sort(kind="stable")
+    is_again = np.zeros(len(keys), np.bool_)
+    is_again[1:] = keys[1:] == keys[:-1]
+    weights = np.ones(len(keys)) if common is None else common.weigh((keys & np.uint64(0xFFFFFFFF)).astype(np.uint32))
+    pair = (keys >> np.uint64(32)).astype(np.int64)
+    shared: NDArray[np.float64] = np.bincount(pair[is_again], weights[is_again], len(a.begins))
+    union: NDArray[np.float64] = np.bincount(pair, weights, len(a.begins))
+    union -= shared
+    alike = np.ones(len(union))
+    np.divide(shared, union, out=alike, where=union > 0)
+    return alike, union
