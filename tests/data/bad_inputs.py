@@ -303,7 +303,7 @@ FAULTS: dict[int, tuple[Fault, ...]] = {
     29: (Fault(DataError, ("train.jsonl:4 nested deeper than",), rows={4: DEEP}, dropped=1),),
     30: (
         Fault(DataError, ("train.jsonl.gz ends early", "archive is incomplete"), _cut_gzip, name="train.jsonl.gz"),
-        Fault(DataError, ("train.jsonl is Parquet, not JSONL",), _parquet),
+        Fault(DataError, ("train.jsonl is a broken Parquet file",), _parquet),
         Fault(DataError, ("is a directory; 3 data files inside: a.jsonl, b.jsonl, c.csv",), _directory),
     ),
     31: (

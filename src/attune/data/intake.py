@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from attune.config import DataConfig
 from attune.data.line import BadRow, RawRow
@@ -32,24 +32,30 @@ Oddity = Literal["nul", "not-json-number"]
 
 
 @dataclass(frozen=True, slots=True)
-class EmptyRow:
-    """A row whose answer is empty and which is dropped for it."""
+class LeftOut:
+    """A good row that is not to be learned: its answer is empty, or its weight is 0."""
 
     place: Place
+    reason: Literal["empty answer", "weight 0"]
 
 
 @dataclass
 class Intake:
-    """What was seen while a file was read; complete when its stream has ended."""
+    """What was seen while a file was read; complete when its stream has ended.
+
+    `source` is what its rows are called that do not name a source themselves; empty: the file.
+    """
 
     path: str
     config: DataConfig
+    source: str = ""
     rows: int = 0
     form: str = ""
     layout: Layout | None = None
     bad: list[BadRow] = field(default_factory=list)
     oddities: dict[Oddity, list[Place]] = field(default_factory=dict)
     empty: list[Place] = field(default_factory=list)
+    weightless: list[Place] = field(default_factory=list)  # rows of weight 0
     unused: tuple[str, ...] = ()  # columns of the first row that its layout does not read
     layouts: Counter[str] = field(default_factory=Counter)
     _known: dict[tuple[str, ...], Layout | None] = field(default_factory=dict)
@@ -60,7 +66,7 @@ class Intake:
         unused = f" (not used: {', '.join(self.unused)})" if self.unused else ""
         return f"{self.form} of {self.rows} rows: {WORDS[self.layout] if self.layout else 'no known layout'}{unused}"
 
-    def stream(self) -> Iterator[Example | EmptyRow | BadRow]:
+    def stream(self) -> Iterator[Example | LeftOut | BadRow]:
         """Yield every row as an Example, or as what is wrong with it.
 
         Raises: DataError when the file cannot be read at all, or when no row has a known layout.
@@ -97,7 +103,7 @@ class Intake:
 
     def _no_layout_text(self, row: RawRow) -> str:
         keys = list(map(str, row.value))
-        absent = {name: own for name, own in self.config.columns.items() if own not in row.value}
+        absent = {name: own for name, own in self.config.columns.items() if own and own not in row.value}
         if absent:
             name, wished = next(iter(absent.items()))
             return (
@@ -110,28 +116,32 @@ class Intake:
             'Map yours by name: data.columns.prompt = "its question", data.columns.completion = "its answer".'
         )
 
-    def _take(self, row: RawRow | BadRow) -> Example | EmptyRow | BadRow:
+    def _take(self, row: RawRow | BadRow) -> Example | LeftOut | BadRow:
         self.rows += 1
         if isinstance(row, BadRow):
             return self._refuse(row)
         place = row.place
-        value = rename_columns(row.value, self.config.columns)
+        config = self.config
+        value = rename_columns(row.value, config.columns) if config.columns else row.value
         layout = self.layout
         if layout is None or self._detect(tuple(value)) != layout:
             return self._refuse_layout(place, list(map(str, value)))
         self.layouts[layout] += 1
         if self.layouts[layout] == 1:
-            self.unused = tuple(str(key) for key in value if key not in used_keys(layout))[:NAMED_LINES]
+            self.unused = _unused(value, layout)
         for note in row.notes:
             self.oddities.setdefault(note, []).append(place)  # type: ignore[arg-type]
-        example = to_example(row, value, layout, self.config.mask)
+        example = to_example(row, value, layout, config.mask, source=self.source)
         if isinstance(example, BadRow):
             return self._refuse(example)
-        if self.config.on_empty != "keep" and has_empty_answer(example):
-            if self.config.on_empty == "error":
+        if not example.weight:
+            self.weightless.append(place)
+            return LeftOut(place, "weight 0")
+        if config.on_empty != "keep" and has_empty_answer(example):
+            if config.on_empty == "error":
                 return self._refuse(BadRow(place, "empty answer", 'has an empty answer (data.on_empty is "error")'))
             self.empty.append(place)
-            return EmptyRow(place)
+            return LeftOut(place, "empty answer")
         return example
 
     def _detect(self, keys: tuple[str, ...]) -> Layout | None:
@@ -190,6 +200,13 @@ class Intake:
         if first > 1 and last - first == len(rows) - 1:
             return f"lines 1-{first - 1} are {own}, {first}-{last} are {_short(named)}: split the file"
         return f"lines {first}-{last}: {len(rows)} rows are {_short(named)}, {count} are {own}: split the file"
+
+
+def _unused(value: Mapping[str, Any], layout: Layout) -> tuple[str, ...]:
+    """Return the columns of a row that are not read: those that its layout has not, and a source that is no text."""
+    used = used_keys(layout)
+    unread = [str(key) for key in value if key not in used or (key == "source" and not isinstance(value[key], str))]
+    return tuple(unread)[:NAMED_LINES]
 
 
 def _short(layout: str) -> str:

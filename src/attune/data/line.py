@@ -22,6 +22,7 @@ class BadRow:
     kind: str
     text: str
     column: int = 0  # from 1; 0 where the fault has no column
+    rule: str = "bad-row"  # the lint rule that it breaks: "role-order" and "broken-structure" are in the catalog
 
     @property
     def where(self) -> str:
@@ -81,7 +82,9 @@ def json_kind(value: Any) -> str:
         return "a number"
     if isinstance(value, str):
         return "text"
-    return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "an object"
+    return f"a value of type {type(value).__name__}"  # Parquet has more types than JSON
 
 
 def _parse_slowly(raw: bytes) -> tuple[Any, tuple[str, ...]]:

@@ -3,89 +3,91 @@
 from __future__ import annotations
 
 import difflib
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from attune.data.hub import is_hub, read_hub
 from attune.data.line import BadRow, RawRow, parse_line, too_large
+from attune.data.parquet import read_parquet
 from attune.data.table import read_array, read_csv
+from attune.data.unpack import BUFFER, open_plain, packing_of, plain_name
 from attune.errors import DataError
 from attune.types import Place
 
-__all__ = ["BadRow", "RawRow", "file_form", "read_rows"]
+__all__ = ["BadRow", "RawRow", "file_form", "is_data_file", "missing_text", "read_rows"]
 
-DATA_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".ndjson")
+DATA_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+PARQUET = b"PAR1"
 MAGIC = (
-    (b"PAR1", "is Parquet, not JSONL: rename it to .parquet and convert it with pandas or pyarrow"),
+    (PARQUET, "is a packed Parquet file: unpack it (Parquet packs its columns by itself)"),
     (b"PK\x03\x04", "is a zip archive (or a spreadsheet): unpack it, or save it as CSV"),
-    (b"\xfd7zXZ\x00", "is xz-compressed: unpack it first with xz -dk"),
-    (b"\x28\xb5\x2f\xfd", "is zstd-compressed: unpack it first with zstd -d"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive: unpack it"),
     (b"\xff\xfe\x00\x00", "is UTF-32 (starts FF FE 00 00). Convert to UTF-8: iconv -f utf-32 -t utf-8"),
     (b"\xff\xfe", "is UTF-16 (starts FF FE). Convert to UTF-8: iconv -f utf-16 -t utf-8"),
     (b"\xfe\xff", "is UTF-16 (starts FE FF). Convert to UTF-8: iconv -f utf-16 -t utf-8"),
 )
 BOM = b"\xef\xbb\xbf"
+LARGEST_PACKED_ARRAY = 2 * 1024**3  # bytes of a packed JSON array: it is unpacked into memory as a whole
 
 
 def read_rows(path: str | Path, *, max_row_bytes: int) -> Iterator[RawRow | BadRow]:
-    """Yield every row of a JSONL, JSON array or CSV file in order, bad ones as BadRow.
+    """Yield every row of a data file or Hub set in order, bad ones as BadRow.
 
-    Raises: DataError when the file as a whole cannot be read (missing, empty, compressed, another format).
+    JSONL, a JSON array, CSV or Parquet; gzip, bzip2, xz and zstd are unpacked on the way. Offsets are those of the
+    unpacked bytes; in Parquet and Hub sets the line is the row's number and the offset is counted as if it were JSON.
+
+    Raises: DataError when the file as a whole cannot be read (missing, empty, broken archive, another format).
     """
+    if is_hub(str(path)):
+        yield from read_hub(str(path), max_row_bytes)
+        return
     path = Path(path)
-    _refuse_unreadable(path)
-    with path.open("rb") as file:
-        head = file.read(64 * 1024)
+    _refuse_absent(path)
+    if _starts_parquet(path):
+        yield from read_parquet(path, max_row_bytes)
+        return
+    with open_plain(path) as file:
+        head = file.peek(BUFFER)
+        _refuse_unreadable(path, head)
         skipped = len(BOM) if head.startswith(BOM) else 0
-        file.seek(skipped)
-        if path.suffix.lower() in (".csv", ".tsv"):
+        file.read(skipped)
+        form = _form(path, head)
+        if form == "CSV":
             yield from read_csv(path, file, skipped, max_row_bytes)
-        elif head[skipped:].lstrip()[:1] == b"[":
-            yield from read_array(path, file.read(), skipped, max_row_bytes)
-        else:
+        elif form == "JSONL":
             yield from _read_lines(path, file, skipped, max_row_bytes)
+        else:
+            yield from read_array(path, _read_whole(path, file), skipped, max_row_bytes)
 
 
 def file_form(path: str | Path) -> str:
-    """Return how a file is read: "JSONL", "one JSON array" or "CSV"."""
+    """Return how a file is read: "JSONL", "one JSON array", "CSV" or "Parquet", and how it is packed."""
+    if is_hub(str(path)):
+        return "Hub set"
     path = Path(path)
-    if path.suffix.lower() in (".csv", ".tsv"):
-        return "CSV"
-    with path.open("rb") as file:
-        head = file.read(64 * 1024).removeprefix(BOM).lstrip()
-    return "one JSON array" if head[:1] == b"[" else "JSONL"
+    if _starts_parquet(path):
+        return "Parquet"
+    packing = packing_of(path)
+    with open_plain(path) as file:
+        form = _form(path, file.peek(BUFFER))
+    if not packing:
+        return form
+    return f"{packing} of one JSON array" if form == "one JSON array" else f"{packing}-packed {form}"
 
 
-def _refuse_unreadable(path: Path) -> None:
-    """Raise DataError for a file that no row can come from."""
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(DATA_ENDINGS))
-        listed = f"{len(inside)} data files inside: {', '.join(inside[:5])}" if inside else "no data file inside"
-        raise DataError(f"{path} is a directory; {listed}.\nName one file.")
-    if not path.exists():
-        raise DataError(_missing(path))
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    if not head:
-        raise DataError(f"{path} is empty (0 bytes): 0 rows, nothing to train on.")
-    for magic, text in MAGIC:
-        if head.startswith(magic):
-            raise DataError(f"{path} {text}.")
-    if head.startswith(b"\x1f\x8b"):
-        raise DataError(_gzip_fault(path))
+def is_data_file(name: str) -> bool:
+    """Return whether a file's name ends as those of data files do, packed or not."""
+    return plain_name(name).endswith(DATA_ENDINGS)
 
 
-def _missing(path: Path) -> str:
+def missing_text(path: Path) -> str:
     """Return the message for a file that is not there, with what is there instead."""
     folder = path.parent
     if not folder.is_dir():
         return f"{path} not found: there is no folder {folder}."
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    data = [name for name in names if name.lower().endswith(DATA_ENDINGS)]
+    data = [name for name in names if is_data_file(name)]
     near = difflib.get_close_matches(path.name, data, n=1, cutoff=0.5)
     text = f"{path} not found."
     if data:
@@ -94,20 +96,49 @@ def _missing(path: Path) -> str:
     return text + (f"\nDid you mean {folder / near[0]}?" if near else "")
 
 
-def _gzip_fault(path: Path) -> str:
-    """Return what is wrong with a gzip file: cut off, or just compressed. Decompresses in blocks, keeping nothing."""
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 16):
-                while block and not unpacker.eof:
-                    unpacker.decompress(block, 1 << 20)
-                    block = unpacker.unconsumed_tail
-    except zlib.error as error:
-        return f"{path} is a broken gzip archive: {error}. Copy it again."
-    if not unpacker.eof:
-        return f"{path} ends early: the gzip archive is incomplete. Copy it again, then gunzip -k {path}."
-    return f"{path} is gzip-compressed: unpack it first with gunzip -k {path}."
+def _form(path: Path, head: bytes) -> str:
+    """Return how unpacked text that begins with `head` is read."""
+    if plain_name(path.name).endswith((".csv", ".tsv")):
+        return "CSV"
+    return "one JSON array" if head.removeprefix(BOM).lstrip()[:1] == b"[" else "JSONL"
+
+
+def _starts_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(PARQUET)) == PARQUET
+
+
+def _refuse_absent(path: Path) -> None:
+    """Raise DataError for a path that names no file that can be opened."""
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if is_data_file(p.name))
+        listed = f"{len(inside)} data files inside: {', '.join(inside[:5])}" if inside else "no data file inside"
+        raise DataError(f"{path} is a directory; {listed}.\nName one file.")
+    if not path.exists():
+        raise DataError(missing_text(path))
+    packing_of(path)
+
+
+def _refuse_unreadable(path: Path, head: bytes) -> None:
+    """Raise DataError for a file that no row can come from, as its first unpacked bytes show."""
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes): 0 rows, nothing to train on.")
+    for magic, text in MAGIC:
+        if head.startswith(magic):
+            raise DataError(f"{path} {text}.")
+    if head[257:262] == b"ustar":
+        raise DataError(f"{path} is a tar archive: unpack it with tar -xf {path}.")
+
+
+def _read_whole(path: Path, file: BinaryIO) -> bytes:
+    """Return all bytes of a file that is one JSON array."""
+    if not packing_of(path):
+        return file.read()
+    data = file.read(LARGEST_PACKED_ARRAY + 1)
+    if len(data) > LARGEST_PACKED_ARRAY:
+        limit = LARGEST_PACKED_ARRAY / 2**30
+        raise DataError(f"{path} unpacks to one JSON array of over {limit:g} GiB.\nWrite one row per line (JSONL).")
+    return data
 
 
 def _read_lines(path: Path, file: BinaryIO, offset: int, limit: int) -> Iterator[RawRow | BadRow]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
 
+from attune.data.keys import key_written_twice
 from attune.data.line import BadRow, RawRow, json_kind
 from attune.errors import ConfigError
 from attune.types import Example, Message
@@ -33,7 +34,9 @@ WORDS: dict[Layout, str] = {
     "text": "plain text",
 }
 EXTRAS = ("input", "system", "tools", "history")
-NAMES = (*dict.fromkeys(name for groups in LAYOUTS.values() for group in groups for name in group), *EXTRAS)
+ROW_KEYS = ("weight", "source")  # of a row as a whole, in every layout
+NAMES = (*dict.fromkeys(name for groups in LAYOUTS.values() for group in groups for name in group), *EXTRAS, *ROW_KEYS)
+_KEYS = {layout: tuple(name for group in groups for name in group) for layout, groups in LAYOUTS.items()}
 ROLES = ("system", "user", "assistant", "tool")
 ROLE_ALIASES = {
     "human": "user",
@@ -49,11 +52,11 @@ ROLE_ALIASES = {
 
 
 class _FaultError(Exception):
-    """Why a row is no Example; turned into a BadRow, which knows the place."""
+    """Why a row is no Example; turned into a BadRow, which knows the place. `rule`: the lint rule that it breaks."""
 
-    def __init__(self, kind: str, text: str) -> None:
+    def __init__(self, kind: str, text: str, rule: str = "bad-row") -> None:
         super().__init__(text)
-        self.kind, self.text = kind, text
+        self.kind, self.text, self.rule = kind, text, rule
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
@@ -66,7 +69,7 @@ def check_columns(columns: Mapping[str, str]) -> None:
 
 
 def rename_columns(value: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return a row under the usual names: `columns` maps a usual name to the row's own one."""
+    """Return a row under the usual names: `columns` maps a usual name to the row's own one, or to "" for none."""
     if not columns:
         return value
     taken = set(columns.values())
@@ -85,29 +88,58 @@ def detect_layout(keys: Iterable[str]) -> Layout | None:
 
 def used_keys(layout: Layout) -> frozenset[str]:
     """Return the keys of a row that a layout reads."""
-    own = {name for group in LAYOUTS[layout] for name in group}
-    return frozenset(own if layout == "text" else own | set(EXTRAS))
+    own = {name for group in LAYOUTS[layout] for name in group}.union(ROW_KEYS)
+    return frozenset(own if layout == "text" else own.union(EXTRAS))
 
 
-def to_example(raw: RawRow, value: Mapping[str, Any], layout: Layout, mask: str) -> Example | BadRow:
+def to_example(
+    raw: RawRow, value: Mapping[str, Any], layout: Layout, mask: str, *, source: str = ""
+) -> Example | BadRow:
     """Return a row understood, or what is wrong with it.
 
     `value` is the row under the usual names. Assistant turns inside a `prompt` list are context under mask
-    `completion`: there the completion alone is the answer.
+    `completion`: there the completion alone is the answer. `source` is what rows without a `source` of their own are
+    called; empty: the file. A row's `weight` scales its loss; 0 is kept here and means that it is not to be learned.
     """
+    place = raw.place
     try:
-        twice = _duplicate_key(raw.raw, value, layout)
+        twice = key_written_twice(raw.raw, value, _KEYS[layout])
         if twice:
-            raise _FaultError("duplicate key", f'"{twice}" appears twice')
-        source = raw.place.file
+            raise _FaultError("duplicate key", f'"{twice}" appears twice', "broken-structure")
+        weight = 1.0
+        if "weight" in value:
+            weight = _weight(value["weight"], "", is_text=not raw.raw)
+        own = value.get("source")
+        name = sys.intern(own) if type(own) is str and own else source or place.file  # one text for all rows of it
         if layout == "text":
-            text = _text(value["text"], "text")
-            return Example(raw.place, text=text, source=source)
+            return Example(place, (), _text(value["text"], "text"), (), name, weight)
         messages = _read_prompt(value, mask) if layout == "prompt/completion" else _READERS[layout](value)
         _check_turns(messages)
-        return Example(raw.place, messages=messages, tools=_tools(value.get("tools")), source=source)
+        tools = value.get("tools")
+        return Example(place, messages, None, _tools(tools) if tools else (), name, weight)
     except _FaultError as fault:
-        return BadRow(raw.place, fault.kind, fault.text)
+        return BadRow(place, fault.kind, fault.text, rule=fault.rule)
+
+
+def _weight(cell: Any, name: str, *, is_text: bool = False) -> float:
+    """Return a weight: a finite number from 0, 1 where there is none. `is_text`: numbers come as text, as in CSV."""
+    if cell is None or (is_text and cell == ""):
+        return 1.0
+    number = cell
+    if is_text and isinstance(cell, str):
+        try:
+            number = float(cell)
+        except ValueError:
+            number = cell
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= sys.float_info.max:
+        hint = "" if name else '; if it means something else: data.columns.weight = ""'
+        raise _FaultError("weight", f"{name}weight must be a number from 0, found {_shown(cell)}{hint}")
+    return float(number)
+
+
+def _shown(cell: Any) -> str:
+    """Return a value as a message names it."""
+    return repr(cell)[:40] if isinstance(cell, (str, int, float)) else json_kind(cell)
 
 
 def has_empty_answer(example: Example) -> bool:
@@ -115,7 +147,7 @@ def has_empty_answer(example: Example) -> bool:
     if example.text is not None:
         return not example.text.strip()
     for message in example.messages:
-        is_answer = message.role == "assistant" and message.train is not False
+        is_answer = message.role == "assistant" and message.train is not False and message.weight > 0
         if is_answer and not message.content.strip() and not message.tool_calls:
             return True
     return False
@@ -125,17 +157,12 @@ def _check_turns(messages: Sequence[Message]) -> None:
     """Raise a fault for a conversation in which nothing can be learned."""
     answers = [message for message in messages if message.role == "assistant"]
     if not answers:
-        raise _FaultError("no assistant turn", "has no assistant turn: nothing to learn")
-    if len(answers) == 1 and answers[0].train is None and answers[0].weight == 1:
+        raise _FaultError("no assistant turn", "has no assistant turn: nothing to learn", "role-order")
+    if answers[0].train is None and answers[0].weight:
         return
-    if all(m.train is False or m.weight == 0 for m in answers) and not any(m.train for m in messages):
+    if all(m.train is False or not m.weight for m in answers) and not any(m.train and m.weight for m in messages):
         text = "has train = false (or weight 0) on every assistant turn: nothing to learn"
-        raise _FaultError("nothing to learn", text)
-    weights = {message.weight for message in answers if message.train is not False}
-    if len(weights - {0}) > 1:
-        raise _FaultError(
-            "unequal weights", "has turns with different weights; give all learned turns of a row one weight"
-        )
+        raise _FaultError("nothing to learn", text, "role-order")
 
 
 def _read_messages(value: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -213,13 +240,32 @@ def _text(cell: Any, name: str) -> str:
 
 def _turns(turns: Any, name: str) -> tuple[Message, ...]:
     """Return the messages of a list of {role, content} (or {from, value})."""
+    turns = _parsed_list(turns)
     if type(turns) is not list:
         raise _FaultError(
             f"{name} is not a list", f"{name} must be a list of {{role, content}}, found {json_kind(turns)}"
         )
     if not turns:
-        raise _FaultError(f"{name} is empty", f"{name} is empty")
-    return tuple(_turn(turn, number) for number, turn in enumerate(turns, start=1))
+        raise _FaultError(f"{name} is empty", f"{name} is empty", "role-order")
+    messages = []
+    for number, turn in enumerate(turns, start=1):
+        if type(turn) is dict and len(turn) == 2:  # most turns
+            role, content = turn.get("role"), turn.get("content")
+            if type(content) is str and role in ROLES:
+                messages.append(Message(role, content))
+                continue
+        messages.append(_turn(turn, number))
+    return tuple(messages)
+
+
+def _parsed_list(cell: Any) -> Any:
+    """Return the list that a text holds as JSON, as CSV and Parquet often carry it; anything else as it is."""
+    if type(cell) is str and cell.lstrip().startswith("["):
+        try:
+            return orjson.loads(cell)
+        except orjson.JSONDecodeError:
+            return cell
+    return cell
 
 
 def _turn(turn: Any, number: int) -> Message:
@@ -231,11 +277,11 @@ def _turn(turn: Any, number: int) -> Message:
     content_key = "content" if "content" in turn or role_key == "role" else "value"
     if role_key not in turn:
         keys = ", ".join(map(str, turn)) or "none"
-        raise _FaultError("turn without role", f"turn {number} has no role; its keys are: {keys}")
+        raise _FaultError("turn without role", f"turn {number} has no role; its keys are: {keys}", "role-order")
     role = _role(turn[role_key], number)
-    calls = turn.get("tool_calls") or ()
+    calls = _parsed_list(turn.get("tool_calls")) or ()
     if calls and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
-        raise _FaultError("tool calls", f"turn {number} tool_calls must be a list of objects")
+        raise _FaultError("tool calls", f"turn {number} tool_calls must be a list of objects", "broken-structure")
     content = turn.get(content_key)
     if content is None and calls:
         content = ""
@@ -258,11 +304,7 @@ def _with_extras(turn: Mapping[str, Any], number: int, message: Message) -> Mess
     train = turn.get("train")
     if train is not None and not isinstance(train, bool):
         raise _FaultError("train flag", f"turn {number} train must be true or false, found {json_kind(train)}")
-    weight = turn.get("weight", 1.0)
-    if weight is None:
-        weight = 1.0
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
-        raise _FaultError("weight", f"turn {number} weight must be a number from 0, found {weight!r}")
+    weight = _weight(turn.get("weight"), f"turn {number} ")
     reasoning = next((turn[key] for key in ("reasoning_content", "reasoning", "thinking") if turn.get(key)), None)
     if reasoning is not None and not isinstance(reasoning, str):
         raise _FaultError("reasoning", f"turn {number} reasoning must be text, found {json_kind(reasoning)}")
@@ -271,7 +313,7 @@ def _with_extras(turn: Mapping[str, Any], number: int, message: Message) -> Mess
         message.role,
         message.content,
         train,
-        float(weight),
+        weight,
         reasoning,
         message.tool_calls,
         name if isinstance(name, str) else None,
@@ -286,8 +328,8 @@ def _role(role: Any, number: int) -> str:
             return ROLE_ALIASES[role]
         near = difflib.get_close_matches(role.lower(), (*ROLES, *ROLE_ALIASES), n=1)
         hint = f' - did you mean "{near[0]}"?' if near else f". Roles are: {', '.join(ROLES)}"
-        raise _FaultError("unknown role", f'turn {number}: unknown role "{role[:40]}"{hint}')
-    raise _FaultError("unknown role", f"turn {number}: role must be text, found {json_kind(role)}")
+        raise _FaultError("unknown role", f'turn {number}: unknown role "{role[:40]}"{hint}', "role-order")
+    raise _FaultError("unknown role", f"turn {number}: role must be text, found {json_kind(role)}", "role-order")
 
 
 def _joined_parts(parts: list[Any], number: int) -> str:
@@ -309,46 +351,9 @@ def _tools(tools: Any) -> tuple[Mapping[str, Any], ...]:
         try:
             tools = orjson.loads(tools)
         except orjson.JSONDecodeError:
-            raise _FaultError("tools", "tools is text that is not JSON") from None
+            raise _FaultError("tools", "tools is text that is not JSON", "broken-structure") from None
     if not tools:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise _FaultError("tools", f"tools must be a list of objects, found {json_kind(tools)}")
+        raise _FaultError("tools", f"tools must be a list of objects, found {json_kind(tools)}", "broken-structure")
     return tuple(tools)
-
-
-def _duplicate_key(raw: bytes, value: Mapping[str, Any], layout: Layout) -> str | None:
-    """Return a key that matters and is written twice in one object; parsers keep the last one silently.
-
-    Cheap for most rows: only a line in which such a name is written more often than expected is parsed again.
-    """
-    turns = value.get(_LISTS[layout]) if layout in _LISTS else ()
-    expected = len(turns) if isinstance(turns, list) else 0
-    for name in _WATCHED[layout]:
-        if raw.count(name) > 1:
-            break
-    else:
-        if not expected or all(raw.count(name) <= expected for name in _WATCHED_IN_TURNS):
-            return None
-    twice: list[str] = []
-    watched = {name.decode().strip('"') for name in (*_WATCHED[layout], *_WATCHED_IN_TURNS)}
-
-    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen = dict(pairs)
-        if len(seen) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice.extend(key for key in seen if key in watched and keys.count(key) > 1)
-        return seen
-
-    try:
-        json.loads(raw, object_pairs_hook=keep)
-    except (ValueError, RecursionError):
-        return None  # odd JSON that the reader has already judged
-    return twice[0] if twice else None
-
-
-_LISTS: dict[Layout, str] = {"messages": "messages", "sharegpt": "conversations"}
-_WATCHED: dict[Layout, tuple[bytes, ...]] = {
-    layout: tuple(f'"{name}"'.encode() for group in groups for name in group) for layout, groups in LAYOUTS.items()
-}
-_WATCHED_IN_TURNS = (b'"role"', b'"content"', b'"from"', b'"value"')

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from attune.data.line import BadRow, RawRow, not_utf8, parse_line, too_large
+from attune.data.unpack import plain_name
 from attune.errors import DataError
 from attune.types import Place
 
@@ -64,7 +65,7 @@ def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
 def read_csv(path: Path, file: BinaryIO, offset: int, limit: int) -> Iterator[RawRow | BadRow]:
     """Yield the rows of a CSV (or tab-separated) file with a header line; a row may span lines."""
     lines = _Lines(path, file, offset, limit)
-    reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    reader = csv.reader(lines, delimiter="\t" if plain_name(path.name).endswith(".tsv") else ",", strict=True)
     before = csv.field_size_limit(limit)  # the csv module keeps this limit for the whole process: put back below
     try:
         header = next(reader, None)
