@@ -12,14 +12,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from generate import ROWS, Dice, read_yaml, write_split
-from generate import SEED as TASK_SEED
+from generate import Dice, read_yaml
 
 SEED = 20261123
 CLEAN = 240
+TICKETS = Path(__file__).resolve().parents[2] / "src" / "attune" / "bundled" / "tickets"
 Row = dict[str, Any]
 
 TEXTS: dict[str, Any] = read_yaml("dirty.yaml")
+
+
+def read_rows(split: str) -> list[Row]:
+    """The rows of a split that generate.py has written."""
+    return [json.loads(line) for line in (TICKETS / f"{split}.jsonl").read_text(encoding="ascii").splitlines()]
 
 
 def fields(row: Row) -> Row:
@@ -184,7 +189,7 @@ def copies(clean: list[Row], valid: list[Row]) -> dict[str, list[tuple[str, Row]
 def plant(seed: int) -> tuple[list[Row], list[Row]]:
     """The rows of the file, and the faults: rule, shape and line (from 1) of each."""
     dice = Dice(f"{seed} dirty")
-    train, valid = (write_split(split, ROWS[split], TASK_SEED) for split in ("train", "valid"))
+    train, valid = (read_rows(split) for split in ("train", "valid"))
     clean, spare = train[:CLEAN], iter(train[CLEAN:])
     faulty: list[tuple[str, str, Row]] = []
 
