@@ -9,44 +9,68 @@ from attune.data.lint.quote import shorten
 from attune.data.lint.thresholds import Thresholds
 
 _LIST_ITEM = re.compile(r"\s*(?:[-*+\u2022\u2013]|\(?\d{1,3}[.):]|\(?[A-Za-z][.)])\s")
-_NO_PROSE = re.compile(r"https?://|www\.|[#@]\w|\||\t|[{}=\\<>]|\A\s*#")
+_NO_PROSE = re.compile(r"https?://|www\.|[#@]\w|\||\t|[{}=\\<>]|\A\s*#|-lrb-|[:;]-?[pPdDxX]\Z")
 # words after which a sentence goes on
 _GOES_ON = re.compile(
-    r"(?i)(?:a|an|the|of|to|and|or|but|with|from|by|as|at|in|on|for|into|than|that|which|who|whose|is|are|was|were|be|"
+    r"(?i)(?:a|an|the|of|to|and|or|but|with|from|by|as|at|for|into|than|that|which|who|whose|is|are|was|were|be|"
     r"been|has|have|had|will|would|can|could|should|may|might|must|its|their|his|her|our|your|my|this|these|"
-    r"those|such|because|if|when|while|not|very|more|most|through|between|among|within|without|about|over|under)"
+    r"those|such|because|if|when|while|not|very|more|most|through|between|among|within|without|under)"
 )
+_EMPTY_ITEM = re.compile(r"\n[ \t]*(\d\d?)[.)]\Z")
+_SENTENCE = re.compile(r"[.!?][\"')]?\s+[A-Z\u00c0-\u00de\u0391-\u03a9\u0410-\u042f]")  # one ends, another begins
+_SPEAKER = re.compile(r"[A-Z][\w .'-]{0,20}: ")
 _ENDS = tuple(".!?:;\u2026\"'\u201d\u2019)]*_`>")
 
 
 def find_cut(answer: str, thresholds: Thresholds) -> str | None:
     """Return the end of an answer that seems cut off, or None.
 
-    Cut is a code fence that is never closed; or a last line of prose that ends in the middle of a sentence, where
-    the other lines do not end so (a poem's do).
+    Cut is a code fence or HTML page that is never closed, a list number with nothing after it, or a last line of prose
+    that ends in the middle of a sentence where the other lines do not end so (a poem's do).
     """
-    if ("```" in answer or "~~~" in answer) and is_fence_open(answer):
-        return "a code fence is opened and never closed"
     body = answer.rstrip()
-    if not body or not (body[-1] in ",-\u2014" or body[-1].islower() or body[-1].isupper()):
+    if not body:
+        return None
+    if ("```" in body or "~~~" in body) and is_fence_open(body):
+        return "a code fence is opened and never closed"
+    if "<html" in body and "</html>" not in body and "<html" in prose_of(body) and is_code(body):
+        return f"the HTML page is never closed: ... {body[-40:]}"
+    if body[-1] in ".)" and _ends_with_empty_item(body):
+        return f"the list ends with an empty item: ... {body[-40:]}"
+    if not (body[-1] in ",-\u2014" or body[-1].islower() or body[-1].isupper()):
         return None
     if len(body) < thresholds.truncated_words or len(body.split()) < thresholds.truncated_words:
         return None
-    lines = [line for line in prose_of(body).splitlines() if line.strip()]
+    return _find_cut_sentence(body, thresholds)
+
+
+def _ends_with_empty_item(body: str) -> bool:
+    """Return whether the last line is only the number of a list item, after the one before it."""
+    number = _EMPTY_ITEM.search(body[-40:])
+    return number is not None and bool(re.search(rf"^[ \t]*{int(number[1]) - 1}[.)]\s+\S", body, re.MULTILINE))
+
+
+def _find_cut_sentence(body: str, thresholds: Thresholds) -> str | None:
+    """Return the last words of a text that ends in the middle of a sentence."""
+    lines = [line.rstrip() for line in prose_of(body).splitlines() if line.strip()]
     last = lines[-1]
     words = last.split()
-    if _NO_PROSE.search(last) or not words:
+    if not words or _NO_PROSE.search(last) or _is_dialogue(lines) or is_code("\n".join(lines)):
         return None
     goes_on = body[-1] == "," or bool(_GOES_ON.fullmatch(words[-1]))
-    least = thresholds.truncated_last_line_words
-    if _LIST_ITEM.match(last):
-        least = thresholds.truncated_list_item_words
-    if len(words) < (least // 2 if goes_on else least) or _is_style(lines, least) or is_code(body):
+    is_item = bool(_LIST_ITEM.match(last))
+    least = thresholds.truncated_list_item_words if is_item else thresholds.truncated_last_line_words
+    others = [line for line in lines[:-1] if len(line.split()) >= 4 and bool(_LIST_ITEM.match(line)) is is_item]
+    stopped = sum(line.endswith(_ENDS) for line in others)
+    if others and stopped * 2 < len(others):
+        return None  # verses, headings, notes
+    if goes_on or (len(others) >= 3 and stopped == len(others)):
+        least //= 2
+    if len(words) < least or (not goes_on and not _SENTENCE.search(body)):
         return None
     return shorten(f"... {' '.join(words[-10:])}")
 
 
-def _is_style(lines: list[str], least: int) -> bool:
-    """Return whether other lines that are as long end without a full stop too: verses, headings, notes."""
-    others = [line.rstrip() for line in lines[:-1] if len(line.split()) >= min(least, 4)]
-    return bool(others) and sum(not line.endswith(_ENDS) for line in others) * 2 > len(others)
+def _is_dialogue(lines: list[str]) -> bool:
+    """Return whether the last line and one before it begin with a speaker's name: chat has no full stops."""
+    return bool(_SPEAKER.match(lines[-1])) and any(map(_SPEAKER.match, lines[:-1]))

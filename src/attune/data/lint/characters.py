@@ -21,9 +21,11 @@ _MOJIBAKE = re.compile(
     rf"|(?:[\u00c4-\u00df](?![{_CURLY}])[{_REST}]){{3,}}"
     rf"|(?:[\u00e0-\u00ef][{_REST}]{{2}}){{2,}})+"
 )
+_LEAD = re.compile(f"[\u00c2-\u00f0](?=[{_REST}\u00bb\u00bf])")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]")
 _ANSI = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
 _HIDDEN = re.compile("[\u200b\u2060\ufeff\U000e0001-\U000e007f]|[\u200c\u200d](?=[\\x00-\u02ff]|\\Z)")
+_HIDDEN_RAW = (b"\xe2\x80\x8b", b"\xe2\x80\x8c", b"\xe2\x80\x8d", b"\xe2\x81\xa0", b"\xef\xbb\xbf", b"\xf3\xa0")
 _JOINING = re.compile("[\u0590-\u1cff\u2190-\u2bff\ua800-\uabff\ufb1d-\ufefc\U0001f000-\U0001faff\ufe0f]")
 _BREAKING = re.compile("[\u0e00-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 REPLACEMENT = "\ufffd"
@@ -34,23 +36,28 @@ def has_controls(raw: bytes) -> bool:
     return len(raw.translate(None, CONTROLS)) != len(raw)
 
 
-def find_broken(text: str, *, has_controls: bool) -> str | None:
-    """Return the first broken character of a text with the words around it; None if all are sound."""
-    if has_controls or not text.isascii():
+def find_broken(text: str, raw: bytes) -> str | None:
+    """Return the first broken character of a text with the words around it; None if all are sound.
+
+    `raw` is the text as UTF-8, in which a cheap first look is taken.
+    """
+    if has_controls(raw) or b"\xc2" in raw:
         control = _CONTROL.search(text)
         if control:
             return f"U+{ord(control[0]):04X} in {_visible(text, control.start(), control.end())}"
-    if text.isascii():
+    if raw.isascii():
         return None
     at = text.find(REPLACEMENT)
     if at >= 0:
         return f"U+FFFD in {_visible(text, at, at + 1)}"
-    for found in _MOJIBAKE.finditer(text):
-        if _decoded(found[0]) is not None:
-            return f"not decoded: {_visible(text, *found.span())}"
-    for found in _HIDDEN.finditer(text):
-        if _is_lone(text, found):
-            return f"invisible U+{ord(found[0]):04X} in {_visible(text, *found.span())}"
+    if b"\xc3" in raw and _LEAD.search(text):
+        for found in _MOJIBAKE.finditer(text):
+            if _decoded(found[0]) is not None:
+                return f"not decoded: {_visible(text, *found.span())}"
+    if any(sign in raw for sign in _HIDDEN_RAW):
+        for found in _HIDDEN.finditer(text):
+            if _is_lone(text, found):
+                return f"invisible U+{ord(found[0]):04X} in {_visible(text, *found.span())}"
     return None
 
 

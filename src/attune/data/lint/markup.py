@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from attune.data.lint.fences import prose_of
 from attune.data.lint.quote import quote
@@ -27,7 +27,14 @@ _RENDERED = re.compile(
 )
 _HTML = re.compile(r"(?i)\bhtml|strike|\btags?\b|markdown|\bxml\b")
 _CONTENT = frozenset(("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"))
-FIRST_SIGNS = ("<", "[", "###", "GPT4", "User:", "USER:", "Human:", "HUMAN:")
+# a cheap first look: a sign that few texts hold, and what markup that has it holds too
+_FIRST_SIGNS = {
+    "<": ("<|", "<\uff5c", "SYS>>", "_of_turn>", "<bos>", "<eos>", "<eo", "<sop>", "s>"),
+    "]": ("INST]", "_TOOLS]", "_CALLS]", "_RESULTS]", "_PROMPT]", "[gMASK]"),
+    "### ": ("\n### ",),
+    "GPT4 ": ("GPT4 Correct ",),
+}
+_FIRST_WORDS = ("###", "USER:", "User:", "Human:", "HUMAN:")
 
 
 def markup_pattern(special_tokens: Iterable[str]) -> re.Pattern[str]:
@@ -41,10 +48,22 @@ def markup_pattern(special_tokens: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join((*_KNOWN, *map(re.escape, reversed(own)))), re.MULTILINE)
 
 
-def first_signs(special_tokens: Iterable[str]) -> tuple[str, ...]:
-    """Return texts of which each message with markup holds one: a cheap first look."""
-    own = {token[:2] for token in special_tokens if _is_markup(token) and token[0] not in "<["}
-    return (*FIRST_SIGNS, *sorted(own))
+def first_signs(special_tokens: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return what `may_hold_markup` looks for: a rare sign, then texts of which one must be there too."""
+    signs = {sign: list(texts) for sign, texts in _FIRST_SIGNS.items()}
+    for token in sorted(filter(_is_markup, special_tokens)):
+        known = next((sign for sign in signs if sign in token), token[:2])
+        if not any(text in token for text in signs.setdefault(known, [])):
+            signs[known].append(token)
+    return {sign: tuple(texts) for sign, texts in signs.items()}
+
+
+def may_hold_markup(text: str, signs: Mapping[str, tuple[str, ...]]) -> bool:
+    """Return whether it is worth to look closer at the messages of which `text` is made."""
+    for sign, texts in signs.items():
+        if sign in text and any(more in text for more in texts):
+            return True
+    return text.startswith(_FIRST_WORDS) or "\nUSER: " in text or "\nHuman: " in text
 
 
 def find_markup(content: str, pattern: re.Pattern[str], asked: str) -> str | None:

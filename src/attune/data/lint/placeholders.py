@@ -9,16 +9,17 @@ from attune.data.lint.quote import shorten
 
 _ORDERS = r"(?:INSERT|Insert|insert|ENTER|Enter|enter|YOUR|Your|your|FILL|Fill|fill|ADD|Add|add|PUT|Put|put)"
 _SLOT = re.compile(
-    rf"""
-    (?<![\\^_{{}}$\w%])(?P<braces>\{{\{{[ ]*[^\W\d][\w .\-]{{0,38}}[ ]*\}}\}})(?!\}})
-    | (?P<brackets>\[[ ]?{_ORDERS}[ _'][^\[\]\n]{{1,60}}\](?!\())
-    | (?P<angles><[ ]?{_ORDERS}[ _-][^<>\n]{{1,40}}>)
-    | (?P<single>(?<![\\^_{{}}$\w%])\{{(?:(?:first|last|full|user|customer|company|product|bot|model|assistant|agent)
+    rf"""[\[{{<](?:  # one set of first characters: the search skips to them
+    (?<=\{{)(?P<braces>\{{[ ]*[^\W\d][\w .\-]{{0,38}}[ ]*\}}\}}(?!\}}))
+    | (?<=\[)(?P<brackets>[ ]?{_ORDERS}[ _'][^\[\]\n]{{1,60}}\](?!\())
+    | (?<=<)(?P<angles>[ ]?{_ORDERS}[ _-][^<>\n]{{1,40}}>)
+    | (?<=\{{)(?P<single>(?:(?:first|last|full|user|customer|company|product|bot|model|assistant|agent)
         [ _]?name|name|author|company|customer|username|email|phone|address|developer|organization|city|date)\}}(?!\}}))
-    | (?P<latin>\b[Ll]orem\ ipsum\ dolor|\A\s*[Ll]orem\ ipsum)
-    """,
+    )""",
     re.VERBOSE,
 )
+_NOT_SLOT = tuple("\\^_{}$%")  # LaTeX, f-strings and shells, where braces mean something else
+_LATIN = re.compile(r"[Ll]orem ipsum dolor|\A\s*[Ll]orem ipsum")
 _FILLER = re.compile(
     r"""(?ix) [\s\W_]* (?:
         todo | tbd | tba | fixme | xxx+ | placeholder | lorem\ ipsum
@@ -38,7 +39,6 @@ _ASKS_LETTER = re.compile(
     r"r\u00e9sum\u00e9s?|\bcv\b|cover|speech|script|forms?|notices?|press releases?|announcements?|reviews?|posts?|"
     r"complaints?|petitions?|toasts?|bios?|profiles?|tweets?|invoices?|polic(?:y|ies)|draft|outline|report|website)\b"
 )
-FIRST_SIGNS = ("{", "[", "<", "orem ipsum")
 LONGEST_FILLER = 60  # characters
 
 
@@ -52,22 +52,20 @@ def find_placeholder(answer: str, question: str) -> str | None:
         return f"the whole answer is {answer.strip()[:60]!r}"
     if _BEGINS_UNWRITTEN.match(answer):
         return shorten(answer[:60])
-    if not any(sign in answer for sign in FIRST_SIGNS):
+    slots: list[re.Match[str]] = []
+    if "[" in answer or "{" in answer or "<" in answer:
+        slots += (slot for slot in _SLOT.finditer(answer) if answer[slot.start() - 1 : slot.start()] not in _NOT_SLOT)
+    if "orem ipsum" in answer:
+        slots += _LATIN.finditer(answer)
+    if not slots:
         return None
     prose = prose_of(answer)
-    slots = [slot for slot in map(_slot, _SLOT.finditer(prose)) if not _is_wanted(slot, question)]
-    if not slots or is_code(prose):
-        return None
-    return shorten(", ".join(dict.fromkeys(text for _, text in slots)))
+    left = [f[0] for f in slots if prose[f.start()] == answer[f.start()] and not _is_wanted(f, question)]
+    return shorten(", ".join(dict.fromkeys(left))) if left and not is_code(prose) else None
 
 
-def _slot(found: re.Match[str]) -> tuple[str, str]:
-    return str(found.lastgroup), found[0]
-
-
-def _is_wanted(slot: tuple[str, str], question: str) -> bool:
+def _is_wanted(found: re.Match[str], question: str) -> bool:
     """Return whether the question itself holds the slot, or asks for a text with slots."""
-    kind, text = slot
-    if text in question or text.strip("{}[]<> ") in question or _ASKS_SLOTS.search(question):
+    if found[0].strip("{}[]<> ") in question or _ASKS_SLOTS.search(question):
         return True
-    return kind in ("brackets", "angles") and bool(_ASKS_LETTER.search(question))
+    return found.lastgroup in ("brackets", "angles") and bool(_ASKS_LETTER.search(question))

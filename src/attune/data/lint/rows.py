@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from string import digits
 
 import orjson
 
 from attune.data.lint.answers import find_cut
-from attune.data.lint.characters import find_broken, has_controls
-from attune.data.lint.markup import find_markup, first_signs, markup_pattern
+from attune.data.lint.characters import find_broken
+from attune.data.lint.markup import find_markup, first_signs, markup_pattern, may_hold_markup
 from attune.data.lint.personal import find_personal
 from attune.data.lint.placeholders import find_placeholder
 from attune.data.lint.quote import shorten
@@ -20,8 +19,6 @@ from attune.data.lint.secrets import find_secret
 from attune.data.lint.thresholds import DEFAULT, Thresholds
 from attune.data.lint.view import RowView
 from attune.types import Example
-
-_NO_DIGITS = bytes(byte for byte in range(256) if chr(byte) not in digits)
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ class RowOptions:
         return markup_pattern(self.special_tokens)
 
     @cached_property
-    def markup_signs(self) -> tuple[str, ...]:
-        """Texts of which each row with chat markup holds one."""
+    def markup_signs(self) -> dict[str, tuple[str, ...]]:
+        """What a row with chat markup holds, for a cheap first look."""
         return first_signs(self.special_tokens)
 
 
@@ -55,9 +52,9 @@ def lint_row(row: RowView, options: RowOptions) -> list[tuple[str, str]]:
         ("empty-prompt", find_empty_prompt(row.example.messages)),
         ("truncated-answer", _cut(row, options.thresholds)),
         ("placeholder", _placeholder(row)),
-        ("secret", find_secret(text, raw.lower())),
-        ("personal-data", find_personal(text, len(raw.translate(None, _NO_DIGITS)))),
-        ("broken-characters", find_broken(text, has_controls=has_controls(raw))),
+        ("secret", find_secret(text, raw)),
+        ("personal-data", find_personal(text, raw)),
+        ("broken-characters", find_broken(text, raw)),
     )
     return [(name, shorten(what)) for name, what in seen if what is not None]
 
@@ -78,13 +75,11 @@ def text_of(example: Example) -> str:
 
 def _markup(row: RowView, text: str, options: RowOptions) -> str | None:
     """Return the first chat markup of a row's messages."""
-    if not any(sign in text for sign in options.markup_signs):
+    contents = _contents(row.example)
+    if not may_hold_markup(text, options.markup_signs):
         return None
-    for content in _contents(row.example):
-        found = find_markup(content, options.markup, row.question)
-        if found:
-            return found
-    return None
+    seen = (find_markup(content, options.markup, row.question) for content in _contents(row.example))
+    return next((what for what in seen if what), None)
 
 
 def _contents(example: Example) -> list[str]:

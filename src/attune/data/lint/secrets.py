@@ -33,17 +33,10 @@ _KEYS = (
     ),
 )
 _PATTERNS = tuple((kind, sign, re.compile(pattern)) for kind, sign, pattern in _KEYS)
-_NAMES = (
-    b"password",
-    b"passwd",
-    b"secret",
-    b"token",
-    b"api_key",
-    b"apikey",
-    b"api-key",
-    b"api key",
-    b"access_key",
-    b"access key",
+_NAMES = (b"passw", b"pwd", b"secret", b"token")
+_KEY_NAMES = tuple(
+    f"{whose}key".encode()
+    for whose in ("api", "access", "auth", "private", "client", "account", "encryption", "master")
 )
 _ASSIGNED = re.compile(
     r"""(?ix) (?:passwords?|passwd|pwd|secrets?|token
@@ -52,30 +45,41 @@ _ASSIGNED = re.compile(
 )
 # keys of manuals and of text books
 _SAMPLES = re.compile(
-    r"(?i)example|sample|dummy|fake|your|xxx|placeholder|change|insert|redacted|\*\*\*|\.\.\.|<|\$\{|\$\(|test|demo|"
+    r"(?i)ex[a4]mpl|sample|dummy|fake|your|xxx|placeholder|change|insert|redacted|\*\*\*|\.\.\.|<|\$\{|\$\(|test|demo|"
     r"password|passwd|secret|token|12345|abcdef|qwerty|env\b|process\.|environ|config|getenv|request|response|"
     r"self\.|this\.|eyJzdWIiOiIxMjM0NTY3ODkwI|"
     r"4eC39HqLyjWDarjtT1zdp7dc"
 )
+# a cheap first look: the characters of keys become x, and a key is a long run of them
+_RUNS = (
+    bytes(0x78 if chr(byte).isalnum() or chr(byte) in "_-+/=.!@#$%^&*~:" else 0x20 for byte in range(128)) + b" " * 128
+)
+_LOWER = bytes(range(256)).lower()
+_SHORT_RUN, _LONG_RUN = b"x" * 12, b"x" * 16
 LEAST_ENTROPY = 3.0  # bits per character; English words have about 2.5 to 3 over such short stretches
 
 
-def find_secret(text: str, lowered: bytes) -> str | None:
-    """Return a key or password in a text, masked, with its kind; None if there is none.
-
-    `lowered` is the text as bytes in small letters.
-    """
-    for kind, sign, pattern in _PATTERNS:
-        if sign not in text:
-            continue
-        for found in pattern.finditer(text):
-            if not _is_sample(kind, found):
-                return f"{kind}: {mask(found['value'] if 'value' in pattern.groupindex else found[0])}"
-    if any(name in lowered for name in _NAMES):
+def find_secret(text: str, raw: bytes) -> str | None:
+    """Return a key or password in a text, masked, with its kind; None if there is none. `raw` is the text as UTF-8."""
+    runs = raw.translate(_RUNS)
+    if _SHORT_RUN not in runs:
+        return None
+    if _LONG_RUN in runs:
+        for kind, sign, pattern in _PATTERNS:
+            for found in pattern.finditer(text) if sign in text else ():
+                if not _is_sample(kind, found):
+                    return f"{kind}: {mask(found['value'] if 'value' in pattern.groupindex else found[0])}"
+    if _names_secret(raw):
         for found in _ASSIGNED.finditer(text):
             if _is_random(found["value"]):
                 return f"{found[0].split(found['value'])[0].strip()[:40]} {mask(found['value'])}"
     return None
+
+
+def _names_secret(raw: bytes) -> bool:
+    """Return whether a text speaks of passwords or keys; "API key" and "api_key" read alike here."""
+    bare = raw.translate(_LOWER, b" _-\"'")
+    return any(name in bare for name in _NAMES) or (b"key" in bare and any(name in bare for name in _KEY_NAMES))
 
 
 def mask(secret: str) -> str:
