@@ -3,40 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
-from attune.show.words import LOSSES, SYSTEMS, count, metric_difference, metric_name, metric_value, percent, rows_of
+from attune.show.facts import mapping
+from attune.show.words import (
+    LOSSES,
+    SEVERITIES,
+    SYSTEMS,
+    count,
+    metric_difference,
+    metric_name,
+    metric_value,
+    percent,
+    rows_of,
+    visible,
+)
 
-MAX_FINDINGS = 6  # of `attune check`, at most three lines each; all of them are in the JSON document
+MAX_CHECK_LINES = 25  # of `attune check`; all findings are in the JSON document
+WIDTH = 110  # of a message beside its label
 LABEL = 10  # width of a label, as in the lines of a run
 NAME = 22  # width of a metric's name
 SAMPLES = 3
 TEXT = 110  # characters of a question or answer
 
 
-def check_lines(document: Mapping[str, Any], next_command: str) -> Iterator[str]:
-    """Yield what `attune check` found: rows, tokens, findings, and whether training could start."""
-    ledger = document["ledger"]
-    states = ", ".join(f"{count(number)} {state.replace('_', ' ')}" for state, number in ledger.items() if number)
-    yield f"{'rows':<{LABEL}}{count(document['rows'])}: {states or 'none usable'}"
+def check_lines(
+    document: Mapping[str, Any], next_command: str, *, fix_command: str = "", report: str = ""
+) -> Iterator[str]:
+    """Yield what `attune check` found, worst first: rows, tokens, findings, and whether training could start.
+
+    The last line is what to type next: `next_command` for good rows, else `fix_command` where a finding's advice names
+    --fix. `report` is the page that was written, if one was. At most MAX_CHECK_LINES lines.
+    """
+    first, last = [*_amounts(document)], [*_outcome(document, next_command, fix_command, report=report)]
+    yield from first
+    yield from _finding_lines(document["findings"], MAX_CHECK_LINES - len(first) - len(last))
+    yield from last
+
+
+def _amounts(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how many rows and tokens there are, and what the rows cover."""
+    states = ", ".join(
+        f"{count(number)} {name.replace('_', ' ')}" for name, number in document["ledger"].items() if number
+    )
+    yield _labelled("rows", f"{count(document['rows'])}: {states or 'none usable'}")
     tokens = document["tokens"]
     if tokens["in"]:
         lost = f", {count(tokens['lost'])} lost to length" if tokens["lost"] else ""
         share = percent(tokens["learned"] / tokens["in"])
-        yield f"{'tokens':<{LABEL}}{count(tokens['in'])}, {count(tokens['learned'])} learned ({share}){lost}"
-    findings = document["findings"]
-    for finding in findings[:MAX_FINDINGS]:
-        first = finding["examples"][:1]
-        where = f" (first: {first[0]['file']}:{first[0]['line']})" if first else ""
-        yield f"{finding['severity']:<{LABEL}}{finding['id']} {finding['name']}, {rows_of(finding['rows'])}{where}"
-        yield f"{'':<{LABEL}}{finding['message']}"
-        if finding["fix"] and finding["severity"] != "info":
-            yield f"{'':<{LABEL}}{finding['fix']}"
-    if len(findings) > MAX_FINDINGS:
-        yield f"{'':<{LABEL}}and {len(findings) - MAX_FINDINGS} more findings: --json lists all"
-    yield f"{'result':<{LABEL}}{'fit to train on' if document['ok'] else 'not fit to train on: mend the errors above'}"
-    if document["ok"]:
-        yield f"{'next':<{LABEL}}{next_command}"
+        yield _labelled("tokens", f"{count(tokens['in'])}, {count(tokens['learned'])} learned ({share}){lost}")
+    coverage = mapping(document.get("coverage"))
+    answer, languages = mapping(mapping(coverage.get("words")).get("answer")), mapping(coverage.get("languages"))
+    said = [f"answers of {count(answer['p5'])} to {count(answer['p95'])} words"] if {"p5", "p95"} <= set(answer) else []
+    said += [f"{name} {percent(share)}" for name, share in sorted(languages.items(), key=lambda one: -one[1])[:3]]
+    if said:
+        yield _labelled("covers", ", ".join(said))
+
+
+def _outcome(document: Mapping[str, Any], next_command: str, fix_command: str, *, report: str) -> Iterator[str]:
+    """Yield whether training could start, where the page is, and what to type next."""
+    is_ok = document["ok"]
+    yield _labelled("result", "fit to train on" if is_ok else "not fit to train on: mend the errors above")
+    if report:
+        yield _labelled("report", report)
+    can_fix = fix_command and any("--fix" in finding["fix"] for finding in document["findings"])
+    if is_ok or can_fix:
+        yield _labelled("next", next_command if is_ok else fix_command)
+
+
+def _finding_lines(findings: Sequence[Mapping[str, Any]], room: int) -> Iterator[str]:
+    """Yield the findings in at most `room` lines: one for each, then the details of the worst as far as they fit."""
+    ordered = sorted(findings, key=lambda finding: SEVERITIES.index(finding["severity"]))
+    if len(ordered) > room:
+        yield from (_line_of(finding) for finding in ordered[: room - 1])
+        yield _labelled("", f"and {len(ordered) - room + 1} more findings: --json lists all")
+        return
+    room -= len(ordered)
+    for finding in ordered:
+        details = _details(finding)
+        if len(details) > room:
+            room = 0  # the ones after it matter less: none of them is told at greater length
+            details = []
+        room -= len(details)
+        yield _line_of(finding)
+        yield from details
+
+
+def _line_of(finding: Mapping[str, Any]) -> str:
+    """Return a finding in a line: its name, rows and first place; of an info what it says."""
+    name = f"{finding['id']} {finding['name']}"
+    if finding["severity"] == "info":
+        return _labelled("info", _short(f"{name}: {finding['message']}"))
+    first = finding["examples"][:1]
+    where = f" (first: {first[0]['file']}:{first[0]['line']})" if first else ""
+    return _labelled(finding["severity"], f"{name}, {rows_of(finding['rows'])}{where}")
+
+
+def _details(finding: Mapping[str, Any]) -> list[str]:
+    """Return what a finding means and what to do, in lines; an info is told in its first line."""
+    if finding["severity"] == "info":
+        return []
+    told = [line for text in (finding["message"], finding["fix"]) for line in text.splitlines()]
+    return [_labelled("", part) for line in told for part in wrap(line, WIDTH, break_on_hyphens=False)]
+
+
+def _labelled(label: str, text: str) -> str:
+    """Return a line of the summary; what a terminal would obey in it is written out."""
+    return f"{label:<{LABEL}}{visible(text)}"
 
 
 def evaluation_lines(document: Mapping[str, Any]) -> Iterator[str]:

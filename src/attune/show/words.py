@@ -24,6 +24,7 @@ METRICS = {
     "loss": ("Loss", "nats per learned token on these rows; lower is better"),
     "general_loss": ("General loss", "nats per token on general text; lower is better"),
 }
+SEVERITIES = ("error", "warning", "info")  # of findings, the worst first
 SYSTEMS = {"base": "Base", "prompted": "Base, prompted", "tuned": "Tuned"}
 
 _KEPT = {"\n", "\t", "\u200c", "\u200d"}  # line ends, and the joiners that Persian, Hindi and emoji need
