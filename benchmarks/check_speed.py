@@ -85,7 +85,7 @@ def make_rows(count: int, seed: int = 1) -> Iterator[bytes]:
             if chance >= EXACT:
                 answer = list(answer)
                 for at in dice.sample(range(len(answer)), max(1, round(CHANGED_WORDS * len(answer)))):
-                    answer[at] = dice.choice(pool)
+                    answer[at] = dice.choice(pool) + "." * answer[at].endswith(".")
         else:
             question = " ".join(text(dice, pool, weights, dice.randint(*QUESTION_WORDS)))[:-1] + "?"
             answer = text(dice, pool, weights, dice.randint(*ANSWER_WORDS))

@@ -123,11 +123,7 @@ TOOLS = {
 def tool_call(dice: Dice) -> Row:
     """A question, the call of a tool that was offered, its result, and an answer from it."""
     thing, thing2 = dice.pick(POOLS["thing"]), dice.pick(POOLS["thing"])
-    craft, place, count = (
-        dice.pick(POOLS["craft"]),
-        fill("<place>", dice),
-        POOLS["count"].index(dice.pick(POOLS["count"])) + 2,
-    )
+    craft, place, count = dice.pick(POOLS["craft"]), fill("<place>", dice), 2 + dice.below(300)
     field, who = dice.pick(POOLS["field"]), fill("<name>", dice)
     name, asked, arguments, result, answer = dice.pick(
         (
