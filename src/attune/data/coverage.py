@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from attune.data.lint.thresholds import Thresholds
 from attune.data.lint.view import RowView
@@ -19,8 +20,8 @@ _LANGUAGE_ROWS = 1000  # of the sample, for the mix of languages
 _UNCLEAR_SHARE = 0.05  # so many texts may stay unclear by script and little words before the language model is loaded
 _FEWEST_LETTERS = 20  # a shorter text is of no language
 _MOST_TURNS = 20  # longer conversations are counted as one kind
-_CLUSTERS = 100
-_CLUSTER_ROWS = 10  # at least so many prompts for each cluster that is looked for
+_CLUSTER_ROWS = 1000  # of the sample, for the variety of the prompts
+_HASHED_WORDS = 8192
 
 
 class Coverage:
@@ -60,14 +61,13 @@ class Coverage:
 
         rows, system_prompt_share and tools_share count all rows, turns too (answers of a row: rows). words (5 %, 50 %,
         95 % of rows have at most so many; the longest is exact), distinct_1 and distinct_2 (shares of different words
-        and pairs among the first `distinct_words` words of answers), compression_ratio, effective_clusters and
-        languages (shares) are measured on the sample, whose size is `sampled`.
+        and pairs among the first `distinct_words` words of answers), compression_ratio, effective_clusters (of
+        `cluster_rows` prompts) and languages (shares) are measured on the sample, whose size is `sampled`.
         """
         sampled = self._sample.by_hash()
         answers = [kept.answer for kept in sampled]
         prompts = [kept.question or kept.answer for kept in sampled]
         distinct_1, distinct_2, words = distinct_shares(answers, _DISTINCT_WORDS)
-        clusters, sought = effective_clusters(prompts)
         weights = np.array([kept.rows for kept in sampled])
         return {
             "rows": self._rows,
@@ -83,8 +83,8 @@ class Coverage:
             "distinct_2": distinct_2,
             "distinct_words": words,
             "compression_ratio": compression_ratio(answers),
-            "effective_clusters": clusters,
-            "clusters": sought,
+            "effective_clusters": effective_clusters(prompts[:_CLUSTER_ROWS]),
+            "cluster_rows": min(len(prompts), _CLUSTER_ROWS),
             "languages": language_mix(sampled[:_LANGUAGE_ROWS]),
             "system_prompt_share": self._with_system / max(1, self._rows),
             "tools_share": self._with_tools / max(1, self._rows),
@@ -144,26 +144,23 @@ def _told_by(model: LanguageModel | None, row: Sampled) -> str:
     return language if probability >= 0.9 and language != "zxx" else "unclear"
 
 
-def effective_clusters(prompts: Sequence[str]) -> tuple[float, int]:
-    """Return how many equally large groups of prompts would be as varied as these, and how many were looked for.
+def effective_clusters(prompts: Sequence[str]) -> float:
+    """Return how many prompts without a word in common would be as varied as these; from 1 to their number.
 
-    The exponential of the entropy of the cluster sizes: words hashed and weighted by rarity, 64 dimensions, k-means.
-    The same prompts give the same figure. Fewer than twenty prompts are no groups: (their number, their number).
+    The exponential of the entropy of the eigenvalues of their cosine similarities (words weighted by rarity): a count
+    of clusters for which nobody chose a number of clusters. It grows with the number of prompts: compare it only
+    between equally many. Source: Friedman and Dieng 2023, "The Vendi Score", arXiv 2210.02410.
     """
-    if len(prompts) < 2 * _CLUSTER_ROWS:
-        return float(len(prompts)), len(prompts)
-    from sklearn.cluster import MiniBatchKMeans
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
-    from sklearn.preprocessing import normalize
-
-    hashed = HashingVectorizer(analyzer=split_words, n_features=2**14, alternate_sign=False, norm=None)
-    vectors = TfidfTransformer(sublinear_tf=True).fit_transform(hashed.transform(prompts))
-    dimensions = min(64, len(prompts) - 1)
-    dense = normalize(TruncatedSVD(dimensions, n_iter=2, random_state=0).fit_transform(vectors))
-    different = len(np.unique(np.round(dense, 4), axis=0))
-    sought = max(1, min(_CLUSTERS, len(prompts) // _CLUSTER_ROWS, different))
-    kmeans = MiniBatchKMeans(sought, n_init=1, batch_size=1024, max_iter=20, random_state=0)
-    sizes = np.bincount(kmeans.fit_predict(dense), minlength=sought)
-    shares = sizes[sizes > 0] / len(prompts)
-    return float(np.exp(-(shares * np.log(shares)).sum())), sought
+    if not prompts:
+        return 0.0
+    counts = np.zeros((len(prompts), _HASHED_WORDS), dtype=np.float32)
+    for row, prompt in zip(counts, prompts, strict=True):
+        buckets = [xxhash.xxh32_intdigest(word.encode()) % _HASHED_WORDS for word in split_words(prompt)]
+        row[:] = np.bincount(np.array(buckets, dtype=np.int64), minlength=_HASHED_WORDS)
+    held = (counts > 0).sum(axis=0)
+    rarity = (np.log((1 + len(prompts)) / (1 + held)) + 1).astype(np.float32)
+    vectors = np.log1p(counts) * rarity
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    eigenvalues = np.linalg.eigvalsh((vectors @ vectors.T).astype(np.float64))
+    shares = eigenvalues[eigenvalues > 1e-9] / eigenvalues.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
