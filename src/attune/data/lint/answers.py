@@ -18,6 +18,9 @@ _GOES_ON = re.compile(
 )
 _EMPTY_ITEM = re.compile(r"\n[ \t]*(\d\d?)[.)]\Z")
 _SENTENCE = re.compile(r"[.!?][\"')]?\s+[A-Z\u00c0-\u00de\u0391-\u03a9\u0410-\u042f]")  # one ends, another begins
+_FAREWELL = re.compile(
+    r"(?i)regards|wishes|sincerely|yours|truly|\blove\b|thanks|thank you|cheers|respectfully|cordially"
+)
 _SPEAKER = re.compile(r"[A-Z][\w .'-]{0,20}: ")
 _ENDS = tuple(".!?:;\u2026\"'\u201d\u2019)]*_`>")
 
@@ -55,20 +58,22 @@ def _find_cut_sentence(body: str, thresholds: Thresholds) -> str | None:
     lines = [line.rstrip() for line in prose_of(body).splitlines() if line.strip()]
     last = lines[-1]
     words = last.split()
-    if not words or _NO_PROSE.search(last) or _is_dialogue(lines) or is_code("\n".join(lines)):
+    end = " ".join(words[-8:])
+    if not words or _NO_PROSE.search(end) or _is_dialogue(lines) or is_code("\n".join(lines)):
         return None
-    goes_on = body[-1] == "," or bool(_GOES_ON.fullmatch(words[-1]))
     is_item = bool(_LIST_ITEM.match(last))
-    least = thresholds.truncated_list_item_words if is_item else thresholds.truncated_last_line_words
     others = [line for line in lines[:-1] if len(line.split()) >= 4 and bool(_LIST_ITEM.match(line)) is is_item]
     stopped = sum(line.endswith(_ENDS) for line in others)
     if others and stopped * 2 < len(others):
         return None  # verses, headings, notes
-    if goes_on or (len(others) >= 3 and stopped == len(others)):
-        least //= 2
-    if len(words) < least or (not goes_on and not _SENTENCE.search(body)):
+    least = thresholds.truncated_list_item_words if is_item else thresholds.truncated_last_line_words
+    goes_on = bool(_GOES_ON.fullmatch(words[-1])) or (body[-1] == "," and len(words) > 3 and not _FAREWELL.search(last))
+    is_title = all(word[0].isupper() for word in words[is_item:])
+    if goes_on or (len(others) >= 2 and stopped >= 0.8 * len(others) and not is_title):
+        least = 6 if is_item else 3
+    elif not _SENTENCE.search(body):
         return None
-    return shorten(f"... {' '.join(words[-10:])}")
+    return shorten(f"... {end}") if len(words) >= least else None
 
 
 def _is_dialogue(lines: list[str]) -> bool:

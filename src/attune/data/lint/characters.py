@@ -17,11 +17,12 @@ _MOJIBAKE = re.compile(
     rf"(?:(?<![A-Z\u00c0-\u00de])[\u00c2\u00c3][{_REST}]"
     rf"|\u00e2[{_REST}]{{2}}"
     rf"|\u00f0[{_REST}]{{3}}"
+    rf"|\u201a\u00c4[^\x00-\x7f]"  # a curly quote or dash read as Mac Roman
     rf"|\u00ef\u00bb\u00bf|\u00ef\u00bf\u00bd"
     rf"|(?:[\u00c4-\u00df](?![{_CURLY}])[{_REST}]){{3,}}"
     rf"|(?:[\u00e0-\u00ef][{_REST}]{{2}}){{2,}})+"
 )
-_LEAD = re.compile(f"[\u00c2-\u00f0](?=[{_REST}\u00bb\u00bf])")
+_LEAD = re.compile(f"[\u00c2-\u00f0][{_REST}]|\u201a\u00c4")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]")
 _ANSI = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
 _HIDDEN = re.compile("[\u200b\u2060\ufeff\U000e0001-\U000e007f]|[\u200c\u200d](?=[\\x00-\u02ff]|\\Z)")
@@ -50,7 +51,7 @@ def find_broken(text: str, raw: bytes) -> str | None:
     at = text.find(REPLACEMENT)
     if at >= 0:
         return f"U+FFFD in {_visible(text, at, at + 1)}"
-    if b"\xc3" in raw and _LEAD.search(text):
+    if (b"\xc3" in raw or b"\xe2\x80\x9a" in raw) and _LEAD.search(text):
         for found in _MOJIBAKE.finditer(text):
             if _decoded(found[0]) is not None:
                 return f"not decoded: {_visible(text, *found.span())}"
@@ -87,6 +88,8 @@ def _without_control(found: re.Match[str]) -> str:
 def _decoded(wrong: str) -> str | None:
     """Return the text that was read in the wrong encoding; None if it was not."""
     try:
+        if wrong[0] == "\u201a":
+            return wrong.encode("mac_roman").decode()
         return b"".join(map(_byte, wrong)).decode()
     except (UnicodeDecodeError, UnicodeEncodeError):
         return None

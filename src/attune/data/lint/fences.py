@@ -15,7 +15,7 @@ _CODE_LINE = re.compile(
         | (?:SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE|JOIN|ORDER\ BY|GROUP\ BY)\b
         | [\w.\[\]"']+\s*[-+*/|&]?=\s*\S
         | [\w.]+\(.*\)\s*;?\s*$
-        | [#]\s*include\b | [#]!/ | <\?php | </?[a-zA-Z][\w-]*(?:\s[^<>]*)?/?>
+        | [#]\s*include\b | [#]!/ | <\?php | <(?!(?i:insert|your|enter)\b)/?[a-zA-Z][\w-]*(?:\s[^<>]*)?/?>
         | [{}()\[\]]+[;,]?\s*$
         | .*[;{]\s*$
         | //|/\*|\*/|--\s | <!--

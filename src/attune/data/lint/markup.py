@@ -11,7 +11,7 @@ from attune.data.lint.quote import quote
 # begin and end signs, role names and tool blocks of the families in use: ChatML, Llama 2 to 4, Gemma, Phi, Mistral,
 # DeepSeek, Cohere, GLM, gpt-oss, InternLM and their kin
 _KNOWN = (
-    r"<\|[A-Za-z][A-Za-z0-9_]{1,40}\|>",
+    r"<\|[^\W\d][^\s<>|]{1,40}\|>",
     r"<\uff5c[^<>\n\uff5c]{1,40}\uff5c>",
     r"\[/?INST\]",
     r"<</?SYS>>",
@@ -22,8 +22,12 @@ _KNOWN = (
 )
 _HEADINGS = re.compile(r"^### (?:Instruction|Input|User|System):", re.MULTILINE)
 _EDGES = re.compile(r"\A\s*<s>|</s>\s*\Z|</s>\s*<s>")
+# a chat written into one text; a mere mention of a dialogue does not begin with its first turn
 _RENDERED = re.compile(
-    r"\A\s*(?:USER|User|Human|HUMAN): .*^\s*(?:ASSISTANT|Assistant|AI): ?\Z", re.DOTALL | re.MULTILINE
+    r"\A\s*(?:USER|User|Human|HUMAN): .*^\s*(?:ASSISTANT|Assistant|AI): ?\Z"
+    r"|\A\s*USER: .*\sASSISTANT:"
+    r"|(?:\A\s*|\n\n)Human: .*\n\nAssistant:",
+    re.DOTALL | re.MULTILINE,
 )
 _HTML = re.compile(r"(?i)\bhtml|strike|\btags?\b|markdown|\bxml\b")
 _CONTENT = frozenset(("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"))
@@ -34,6 +38,7 @@ _FIRST_SIGNS = {
     "### ": ("\n### ",),
     "GPT4 ": ("GPT4 Correct ",),
 }
+_LATER_WORDS = ("\nUSER: ", "\nUser: ", "\nHuman: ", "\nHUMAN: ")
 _FIRST_WORDS = ("###", "USER:", "User:", "Human:", "HUMAN:")
 
 
@@ -63,7 +68,7 @@ def may_hold_markup(text: str, signs: Mapping[str, tuple[str, ...]]) -> bool:
     for sign, texts in signs.items():
         if sign in text and any(more in text for more in texts):
             return True
-    return text.startswith(_FIRST_WORDS) or "\nUSER: " in text or "\nHuman: " in text
+    return text.startswith(_FIRST_WORDS) or any(word in text for word in _LATER_WORDS)
 
 
 def find_markup(content: str, pattern: re.Pattern[str], asked: str) -> str | None:

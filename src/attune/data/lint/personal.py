@@ -12,15 +12,15 @@ _MADE_UP_HOSTS = re.compile(
     r"organi[sz]ation|school|university|corp|abc|xyz|test|store|shop|some\w*|any\w*|other\w*|provider|address|office))\.\w+(?:\.\w+)?$|@"
 )
 _MADE_UP_NAMES = re.compile(
-    r"(?i)^(?:john|jane|joe)?[._-]?(?:do|ro)e\d*$|^j\.?doe|^(?:john|jane)[._-]?smith\d*$|^(?:your|my|some|any|user|test|example|sample|foo|bar|"
-    r"name|first|last|e?mail|someone|somebody|me|you|abc|xyz|john|jane|alice|bob|info|contact|support|help|"
-    r"admin|sales|service|office|no-?reply|do-?not-?reply|hello|press|media|jobs|careers|hr|team|postmaster|"
-    r"webmaster|customer|billing|privacy|security|feedback|enquir|inquir|marketing|events?|news|git|root)"
-    r"(?:[._+-]?\w*)?$"
+    r"(?i)^(?:(?:john|jane|joe)?[._-]?(?:do|ro)e|j\.?doe|(?:john|jane)[._-]?smith|john|jane|alice|bob|charlie|dave|eve)\d*$|"
+    r"^(?:your|my|some|any|user|test|example|sample|foo|bar|name|first|last|e?mail|someone|somebody|me|you|abc|xyz|"
+    r"info|contact|support|help|admin|sales|service|office|no-?reply|do-?not-?reply|hello|press|media|jobs|careers|hr|"
+    r"team|postmaster|webmaster|customer|billing|privacy|security|feedback|enquir(?:y|ies)|inquir(?:y|ies)|marketing|"
+    r"events?|news|newsletter|orders?|returns?|git|root|username|yourname|myname|firstname|lastname)(?:[._+-]\w+|\d+)*$"
 )
 _NUMBER = re.compile(r"[+(\d](?<![\w.,$#/=-].)(?:(?<=\d)|\d)(?:[ .()/-]{0,2}\d){7,18}(?![\w%]|[.,]\d|-\w)")
 _PHONE_US = re.compile(r"(?:\+?1[ .-]?)?(?:\(([2-9]\d\d)\) ?|([2-9]\d\d)[ .-])([2-9]\d\d)[ .-](\d{4})")
-_PHONE_ABROAD = re.compile(r"\+[1-9]\d{0,2}[ .()-]?\d[\d .()-]{6,16}\d")
+_PHONE_ABROAD = re.compile(r"\+[1-9]\d{0,2}[ .()-]{0,2}\d[\d .()-]{6,16}\d")
 _SOCIAL = re.compile(r"(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}")
 _NOT_A_PERSON = frozenset(("800", "833", "844", "855", "866", "877", "888", "900"))
 _CARD = re.compile(
@@ -91,7 +91,7 @@ def _is_made_up_phone(phone: re.Match[str]) -> bool:
 
 def _is_sequence(digits: str) -> bool:
     """Return whether digits were typed in a row or repeat: 1234567890, 0987654321, 4444444444."""
-    return len(set(digits)) <= 3 or "12345" in digits or "98765" in digits or "0000" in digits
+    return len(set(digits)) <= 3 or any(row in digits for row in ("1234567", "9876543", "00000"))
 
 
 def _passes_luhn(digits: str) -> bool:

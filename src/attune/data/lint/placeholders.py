@@ -7,7 +7,10 @@ import re
 from attune.data.lint.fences import is_code, prose_of
 from attune.data.lint.quote import shorten
 
-_ORDERS = r"(?:INSERT|Insert|insert|ENTER|Enter|enter|YOUR|Your|your|FILL|Fill|fill|ADD|Add|add|PUT|Put|put)"
+_ORDERS = (
+    r"(?:INSERT|Insert|insert|YOUR|Your|your|ENTER|ADD|FILL|PUT"  # "[Enter Hamlet]" is a stage direction
+    r"|(?:[Ee]nter|[Aa]dd|[Ff]ill[ ]in|[Pp]ut)(?=[ _](?:your|the|a|an|name|date|number|amount|text|here)\b))"
+)
 _SLOT = re.compile(
     rf"""[\[{{<](?:  # one set of first characters: the search skips to them
     (?<=\{{)(?P<braces>\{{[ ]*[^\W\d][\w .\-]{{0,38}}[ ]*\}}\}}(?!\}}))
@@ -18,15 +21,16 @@ _SLOT = re.compile(
     )""",
     re.VERBOSE,
 )
-_NOT_SLOT = tuple("\\^_{}$%")  # LaTeX, f-strings and shells, where braces mean something else
+_NOT_BEFORE = tuple("\\^_{}$%")  # LaTeX, f-strings and shells, where braces mean something else
 _LATIN = re.compile(r"[Ll]orem ipsum dolor|\A\s*[Ll]orem ipsum")
 _FILLER = re.compile(
     r"""(?ix) [\s\W_]* (?:
         todo | tbd | tba | fixme | xxx+ | placeholder | lorem\ ipsum
         | no[ _]?(?:input|output|response|answer)
         | (?:(?:your|insert|enter|the|add|put)\ )?(?:answer|response|output|text|content)\ (?:goes\ )?here
-        | (?:to\ be|not\ yet)\ (?:done|written|added|filled(?:\ in)?|determined|completed)
-    ) [\s\W_]* (?:\b(?:later|soon)\b[\s\W_]*)? | \.{2,} | \u2026+ | -{2,} | _{2,} | nan"""
+        | fill\ (?:this\ )?in | (?:to\ be|not\ yet)\ (?:done|written|added|filled(?:\ in)?|determined|completed)
+    ) [\s\W_]* (?:\b(?:later|soon)\b[\s\W_]*)? | \.{2,} | \u2026+ | -{2,} | _{2,} | nan
+    | [\[<({]+ (?:answer|response|output|completion|reply|assistant|content|text) [\]>)}]+"""
 )
 _BEGINS_UNWRITTEN = re.compile(r"\A\W*(?:TODO|TBD|FIXME)\b\W*[:\-]")
 # questions after which slots are the answer, or part of one
@@ -54,7 +58,7 @@ def find_placeholder(answer: str, question: str) -> str | None:
         return shorten(answer[:60])
     slots: list[re.Match[str]] = []
     if "[" in answer or "{" in answer or "<" in answer:
-        slots += (slot for slot in _SLOT.finditer(answer) if answer[slot.start() - 1 : slot.start()] not in _NOT_SLOT)
+        slots += (slot for slot in _SLOT.finditer(answer) if slot[0][0] != "{" or _is_free(answer, slot.start()))
     if "orem ipsum" in answer:
         slots += _LATIN.finditer(answer)
     if not slots:
@@ -62,6 +66,11 @@ def find_placeholder(answer: str, question: str) -> str | None:
     prose = prose_of(answer)
     left = [f[0] for f in slots if prose[f.start()] == answer[f.start()] and not _is_wanted(f, question)]
     return shorten(", ".join(dict.fromkeys(left))) if left and not is_code(prose) else None
+
+
+def _is_free(answer: str, start: int) -> bool:
+    """Return whether braces stand by themselves and are no part of an expression, as in LaTeX or a shell."""
+    return answer[start - 1 : start] not in _NOT_BEFORE
 
 
 def _is_wanted(found: re.Match[str], question: str) -> bool:

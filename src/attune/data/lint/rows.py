@@ -75,7 +75,6 @@ def text_of(example: Example) -> str:
 
 def _markup(row: RowView, text: str, options: RowOptions) -> str | None:
     """Return the first chat markup of a row's messages."""
-    contents = _contents(row.example)
     if not may_hold_markup(text, options.markup_signs):
         return None
     seen = (find_markup(content, options.markup, row.question) for content in _contents(row.example))

@@ -14,7 +14,7 @@ _KEYS = (
     ("GitHub token", "github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{22,255}\b"),
     ("GitLab token", "glpat-", r"\bglpat-[A-Za-z0-9_-]{20,}"),
     ("Anthropic key", "sk-ant-", r"\bsk-ant-[A-Za-z0-9_-]{20,}"),
-    ("OpenAI key", "sk-", r"\bsk-(?!ant-)(?:proj-|svcacct-|or-v1-)?[A-Za-z0-9_-]{20,}"),
+    ("OpenAI key", "sk-", r"(?<![\w-])sk-(?!ant-)(?=[\w-]*\d)(?:proj-|svcacct-|or-v1-)?[A-Za-z0-9_-]{20,}"),
     ("Stripe key", "k_live_", r"\b[rs]k_live_[A-Za-z0-9]{16,}\b"),
     ("Slack token", "xox", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
     ("Slack webhook", "hooks.slack.com/", r"hooks\.slack\.com/services/T\w{6,}/B\w{6,}/\w{16,}"),
@@ -33,20 +33,21 @@ _KEYS = (
     ),
 )
 _PATTERNS = tuple((kind, sign, re.compile(pattern)) for kind, sign, pattern in _KEYS)
-_NAMES = (b"passw", b"pwd", b"secret", b"token")
+_NAMES = (b"passw", b"pwd", b"secret", b"token", b"bearer")
 _KEY_NAMES = tuple(
     f"{whose}key".encode()
     for whose in ("api", "access", "auth", "private", "client", "account", "encryption", "master")
 )
 _ASSIGNED = re.compile(
-    r"""(?ix) (?:passwords?|passwd|pwd|secrets?|token
+    r"""(?ix) (?:passwords?|passwd|pwd|secrets?|token|bearer
         |(?:api|access|auth|private|client|account|encryption|master|secret)[ _-]?(?:key|token|secret))
-    (?:[ ]is|["']?\s{0,3}(?:[:=]|=>|:=)) \s{0,3} ["'`]? (?P<value>[A-Za-z0-9_\-/+=.!@\#$%^&*~]{12,200})"""
+    (?:[ ]is:?|["']?\s{0,3}(?:[:=]|=>|:=)|(?=[ ]\S{20})) \s{0,3} ["'`]?
+    (?P<value>[A-Za-z0-9_\-/+=.!@\#$%^&*~]{10,200})"""
 )
 # keys of manuals and of text books
 _SAMPLES = re.compile(
     r"(?i)ex[a4]mpl|sample|dummy|fake|your|xxx|placeholder|change|insert|redacted|\*\*\*|\.\.\.|<|\$\{|\$\(|test|demo|"
-    r"password|passwd|secret|token|12345|abcdef|qwerty|env\b|process\.|environ|config|getenv|request|response|"
+    r"pass|secret|token|12345|i2e4s|abcdef|qwerty|env\b|process\.|environ|config|getenv|request|response|"
     r"self\.|this\.|eyJzdWIiOiIxMjM0NTY3ODkwI|"
     r"4eC39HqLyjWDarjtT1zdp7dc"
 )
@@ -55,7 +56,10 @@ _RUNS = (
     bytes(0x78 if chr(byte).isalnum() or chr(byte) in "_-+/=.!@#$%^&*~:" else 0x20 for byte in range(128)) + b" " * 128
 )
 _LOWER = bytes(range(256)).lower()
-_SHORT_RUN, _LONG_RUN = b"x" * 12, b"x" * 16
+_SHORT_RUN, _LONG_RUN = b"x" * 10, b"x" * 16
+_LEET = str.maketrans("@03$1", "aoesi")  # "p@ssw0rd" is a sample too
+# words and names in a row, attributes and calls: no random text
+_WORDS = re.compile(r"(?:\b|_)[A-Z]?[a-z]{2,}[+./_-][A-Z]?[a-z]{2,}(?![A-Z0-9])|^[a-z_]{3,}\.")
 LEAST_ENTROPY = 3.0  # bits per character; English words have about 2.5 to 3 over such short stretches
 
 
@@ -99,15 +103,16 @@ def _is_sample(kind: str, found: re.Match[str]) -> bool:
 
 
 def _is_random(value: str) -> bool:
-    """Return whether a value that was given to a password or key is likely a real one."""
-    if _SAMPLES.search(value):
+    """Return whether a value that was given to a password or key is likely a real one.
+
+    It mixes three kinds of characters, or two (as a hexadecimal number does) over at least 20 characters.
+    """
+    value = value.rstrip(".!")
+    if _SAMPLES.search(value.translate(_LEET)) or _WORDS.search(value) or not re.search("[0-9]", value):
         return False
-    kinds = sum(map(bool, (re.search(kind, value) for kind in ("[a-z]", "[A-Z]", "[0-9]", "[^A-Za-z0-9_.]"))))
-    if not re.search("[0-9]", value) or kinds < 2:
-        return False
-    if kinds == 2 and not (len(value) >= 20 and re.search("[a-zA-Z]", value)):
-        return False
-    return entropy(value) >= LEAST_ENTROPY
+    kinds = sum(bool(re.search(kind, value)) for kind in ("[a-z]", "[A-Z]", "[0-9]", "[^A-Za-z0-9_.]"))
+    has_kinds = kinds >= 3 or (len(value) >= 20 and bool(re.search("[a-zA-Z]", value)))
+    return has_kinds and entropy(value) >= LEAST_ENTROPY
 
 
 def entropy(text: str) -> float:
