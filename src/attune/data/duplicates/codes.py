@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import unicodedata
 
 import numpy as np
@@ -21,8 +20,8 @@ UNSPACED = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),  # Han
     (0xF900, 0xFAFF),
-    (0x20000, 0x3FFFF),
 )
+PLANES = 0x20000  # from here on there are rare ideographs; they share the numbers of one more plane
 BASE = 0x9E3779B97F4A7C15  # odd, so that its powers can be undone modulo 2**64
 
 
@@ -39,7 +38,9 @@ def split_codes(text: str, bounds: NDArray[np.int64]) -> tuple[NDArray[np.uint32
         kinds, values = _alphabet(128)
     else:
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        kinds, values = _alphabet(sys.maxunicode + 1)
+        if codes.max() >= PLANES:
+            codes = np.where(codes < PLANES, codes, PLANES + (codes & np.uint32(0xFFFF)))
+        kinds, values = _alphabet(PLANES + 0x10000)
     kind = kinds[codes]
     begins = kind >= SINGLE
     begins[0] |= kind[0] != 0
@@ -52,9 +53,8 @@ def split_codes(text: str, bounds: NDArray[np.int64]) -> tuple[NDArray[np.uint32
     powers, inverses = _powers(1 << max(10, (len(codes) - 1).bit_length()))
     sums = np.add.reduceat(values[codes] * powers[: len(codes)], first) * inverses[first]
     has_digit = (np.bitwise_or.reduceat(kind, first) & (DIGIT | SIGN)) != 0
-    numbers = mix(sums)
-    numbers &= np.uint32(0xFFFFFFFE)
-    numbers |= has_digit
+    numbers: NDArray[np.uint32] = mix(sums) >> np.uint32(1) << np.uint32(1)
+    numbers += has_digit
     return numbers, counts
 
 
@@ -68,10 +68,12 @@ def mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint32]:
 @functools.cache
 def _alphabet(size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
     """Return each character's kind, uint8 [size], and random value (0 where it parts words), uint64 [size]."""
-    kinds = np.fromiter((_kind(chr(code)) for code in range(size)), np.uint8, size)
+    kinds = np.full(size, SINGLE, np.uint8)
+    known = min(size, PLANES)
+    kinds[:known] = np.fromiter((_kind(chr(code)) for code in range(known)), np.uint8, known)
     for low, high in UNSPACED:
-        if low < size:
-            kinds[low : high + 1] = np.where(kinds[low : high + 1] & LETTER, SINGLE, kinds[low : high + 1])
+        is_letter = (kinds[low : high + 1] & LETTER) != 0
+        kinds[low : high + 1][is_letter] = SINGLE
     for marks, kind in ((SIGNS, SIGN), ("-" + MARKS, SINGLE)):
         for mark in marks:
             kinds[ord(mark)] = kind

@@ -113,9 +113,8 @@ def jaccard(words: Words, a: Spans, b: Spans, common: Common | None) -> tuple[ND
     is_again[1:] = keys[1:] == keys[:-1]
     weights = np.ones(len(keys)) if common is None else common.weigh((keys & np.uint64(0xFFFFFFFF)).astype(np.uint32))
     pair = (keys >> np.uint64(32)).astype(np.int64)
-    shared: NDArray[np.float64] = np.bincount(pair[is_again], weights[is_again], len(a.begins))
-    union: NDArray[np.float64] = np.bincount(pair, weights, len(a.begins))
-    union -= shared
+    shared = np.bincount(pair[is_again], weights[is_again], len(a.begins)).astype(np.float64)
+    union = np.bincount(pair, weights, len(a.begins)).astype(np.float64) - shared
     alike = np.ones(len(union))
     np.divide(shared, union, out=alike, where=union > 0)
     return alike, union

@@ -12,6 +12,8 @@ class Thresholds:
     # D04 split-leak: held-out rows that training rows give away
     leak_ngram: int = 8  # a held-out row's words count as covered where they stand in such a run of a training row
     leak_coverage: float = 0.5  # covered share from which it is a leak
+    leak_most_rows: int = 200  # runs of words in more training rows than that are boilerplate in data of any size
+    leak_question_words: int = 4  # a shorter question that two rows share is no leak
     leak_passage: int = 13  # a run of so many equal words is a shared passage
     leak_error_share: float = 0.01  # of the held-out rows; below it is a warning
     # D05 conflict
@@ -33,14 +35,20 @@ class Thresholds:
     # D07 broken-structure and D16 mixed-format
     task_rows: int = 20  # fewer rows with the same instruction are no task of their own
     structured_share: float = 0.8  # from here on a task's answers are JSON, and another answer is a mistake
-    pure_share: float = 0.995  # above it, strays are left to the rules about single rows
+    label_share: float = 0.95  # from here on a task's answers are labels of a closed set
+    label_rows: int = 5  # answers that a label of a closed set has at least
+    label_task_rows: int = 100  # fewer rows with labels are no task of their own
+    json_rows: int = 5  # fewer answers in bare JSON say nothing about damage
+    json_whole_share: float = 0.5  # from here on of them parse, and another is damaged
     field_type_share: float = 0.95  # a JSON field is of one type from here on
     field_present_share: float = 0.98  # a JSON field belongs to the format from here on
     # D08 truncated-answer
     truncated_words: int = 40  # shorter answers are not judged
     truncated_last_line_words: int = 8
     truncated_list_item_words: int = 14
-    pile_up_share: float = 0.01  # answers within 2 % of the longest one: a generator's cap
+    pile_up_share: float = 0.01  # from here on, answers near the longest one were cut by a generator's limit
+    pile_up_within: float = 0.02  # of the greatest length counts as near it
+    pile_up_open_share: float = 0.5  # of a pile's answers that stop without a closing mark
     # D09 opener-concentration
     opener_words: int = 3
     opener_share: float = 0.05
