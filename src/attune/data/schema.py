@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -106,6 +107,8 @@ def to_example(
         twice = key_written_twice(raw.raw, value, _KEYS[layout])
         if twice:
             raise _FaultError("duplicate key", f'"{twice}" appears twice', "broken-structure")
+        if "not-json-number" in raw.notes:
+            _refuse_lost_weight(raw.raw, value)
         weight = 1.0
         if "weight" in value:
             weight = _weight(value["weight"], "", is_text=not raw.raw)
@@ -135,6 +138,15 @@ def _weight(cell: Any, name: str, *, is_text: bool = False) -> float:
         hint = "" if name else '; if it means something else: data.columns.weight = ""'
         raise _FaultError("weight", f"{name}weight must be a number from 0, found {_shown(cell)}{hint}")
     return float(number)
+
+
+def _refuse_lost_weight(raw: bytes, value: Mapping[str, Any]) -> None:
+    """Raise a fault for a weight such as NaN or 1e999, which the reader gives as null; else it would count as 1."""
+    if ("weight" in value and value["weight"] is None) or _NO_NUMBER.search(raw):
+        raise _FaultError("weight", "has a weight that is no number from 0, such as NaN or 1e999")
+
+
+_NO_NUMBER = re.compile(rb'"weight"\s*:\s*(?:-?(?:NaN|Infinity)|-?[\d.]+[eE]\+?\d{3})')
 
 
 def _shown(cell: Any) -> str:
@@ -294,7 +306,7 @@ def _turn(turn: Any, number: int) -> Message:
             content = _text(content, f"turn {number} {content_key}")
         except _FaultError as fault:
             raise _FaultError(fault.kind.replace(f"turn {number} ", ""), fault.text) from None
-    if len(turn) == 2:
+    if len(turn) == 2 and not calls:
         return Message(role, content)
     return _with_extras(turn, number, Message(role, content, tool_calls=tuple(calls)))
 

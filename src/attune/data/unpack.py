@@ -10,7 +10,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from attune.errors import DataError
 
@@ -18,19 +18,14 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 BUFFER = 128 * 1024  # bytes that are unpacked at once, and that may be looked at before reading
-# packed bytes taken at once: so few that even of an archive made to burst at most about 100 MB come out of them
-BLOCKS = {"gzip": 16384, "bzip2": 64, "xz": 4096, "zstd": 1024}
+# packed bytes taken at once: of gzip and zstd, which give all that comes out of them, so few that it is at most 32 MB
+BLOCKS = {"gzip": 16384, "bzip2": 16384, "xz": 16384, "zstd": 1024}
 ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 
 
-class _Frame(Protocol):
-    """What all libraries call the unpacking of one stream; an archive is one or more of them, end to end."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+# What unpacks one stream; an archive is one or more of them, end to end. All libraries have decompress(data), eof and
+# unused_data. bzip2 and xz, which can pack a million to one, also take the most bytes to give, and have needs_input.
+_Frame: TypeAlias = Any
 
 
 def packing_of(path: Path) -> str:
@@ -62,8 +57,8 @@ def open_plain(path: Path) -> io.BufferedReader:
     packing = packing_of(path)
     if not packing:
         return io.BufferedReader(io.FileIO(path), BUFFER)
-    file = path.open("rb")
-    return io.BufferedReader(_Unpacked(path, packing, file), BUFFER)
+    open_frame = _OPENERS[packing](path)  # before the file, which would stay open if the library is missing
+    return io.BufferedReader(_Unpacked(path, packing, (path.open("rb"), open_frame)), BUFFER)
 
 
 class _Unpacked(io.RawIOBase):
@@ -73,11 +68,12 @@ class _Unpacked(io.RawIOBase):
     stream itself, so the rest of a damaged archive would be lost in silence.
     """
 
-    def __init__(self, path: Path, packing: str, file: BinaryIO) -> None:
+    def __init__(self, path: Path, packing: str, opened: tuple[BinaryIO, Callable[[], _Frame]]) -> None:
         super().__init__()
-        self._path, self._packing, self._file = path, packing, file
-        self._open_frame = _OPENERS[packing](path)
-        self._frame: _Frame | None = None
+        self._path, self._packing = path, packing
+        self._file, self._open_frame = opened
+        self._frame: _Frame = None
+        self._most = (BUFFER,) if packing in ("bzip2", "xz") else ()
         self._rest, self._ready = b"", memoryview(b"")
 
     def readable(self) -> bool:
@@ -102,6 +98,9 @@ class _Unpacked(io.RawIOBase):
     def _unpack_more(self) -> bool:
         """Unpack until there are bytes to give; False at the end."""
         while not self._ready:
+            if self._frame is not None and not getattr(self._frame, "needs_input", True):
+                self._ready = memoryview(self._unpack(b""))
+                continue
             block = self._rest or self._file.read(BLOCKS[self._packing])
             if not block and self._frame is not None:
                 raise DataError(f"{self._path} ends early: the {self._packing} archive is incomplete. Copy it again.")
@@ -118,7 +117,7 @@ class _Unpacked(io.RawIOBase):
                 return b""
             self._frame = self._open_frame()
         try:
-            plain = self._frame.decompress(block)
+            plain: bytes = self._frame.decompress(block, *self._most)
         except Exception as error:  # each library has errors of its own
             text = f"{self._path} is a broken {self._packing} archive: {error}. Copy it again."
             raise DataError(text) from error
