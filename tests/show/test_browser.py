@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,33 +10,11 @@ from typing import Any
 import pytest
 
 from attune.show.report import write_report
+from tests.show.pages import CHROMIUM, Opened, open_page, wait_until
 from tests.show.run_folder import EVALUATION, HOSTILE, STEPS, write_run
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 WIDTHS = (1280, 390)
-
-
-@dataclass
-class Opened:
-    """A page with everything it asked for and complained about."""
-
-    page: Any
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One chromium for all tests of this file."""
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -51,32 +26,12 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def open_report(browser: Any, report: Path, *, width: int = 1280, scheme: str = "light") -> Opened:
-    """Open a report and wait until its charts are drawn."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    opened = Opened(page)
-    page.on("request", lambda request: opened.requests.append(request.url))
-    page.on("console", lambda message: opened.complaints.append(message.text))
-    page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    page.on("dialog", lambda dialog: opened.complaints.append(f"dialog: {dialog.message}"))
-    page.goto(report.as_uri())
-    return opened
-
-
 @pytest.fixture(scope="module")
 def plain(browser: Any, reports: dict[str, Path]) -> Iterator[Opened]:
     """The report of a complete run, opened once at desk width; each test leaves it as it found it."""
-    opened = open_report(browser, reports["plain"])
+    opened = open_page(browser, reports["plain"])
     yield opened
     opened.page.close()
-
-
-def wait_until(page: Any, expression: str) -> None:
-    """Wait until an expression is true on the page, whose policy forbids the browser to poll it by itself."""
-    deadline = time.monotonic() + 10
-    while not page.evaluate(expression):
-        assert time.monotonic() < deadline, expression
-        page.wait_for_timeout(20)
 
 
 def x_range(page: Any, chart: str) -> list[float]:
@@ -91,7 +46,7 @@ def x_range(page: Any, chart: str) -> list[float]:
 )
 def test_opens_offline_and_quiet(name: str, scheme: str, width: int, reports: dict[str, Path], browser: Any) -> None:
     """The page asks for nothing but itself, complains about nothing, fits the width, and shows the figures."""
-    opened = open_report(browser, reports[name], width=width, scheme=scheme)
+    opened = open_page(browser, reports[name], width=width, scheme=scheme)
     page = opened.page
     assert opened.requests == [reports[name].as_uri()]
     assert opened.complaints == []
@@ -167,7 +122,7 @@ def test_log_scale(plain: Opened) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_rows_viewer(width: int, reports: dict[str, Path], browser: Any) -> None:
     """One row at a time, by button or keyboard; the search box narrows them; learned tokens are marked."""
-    page = open_report(browser, reports["plain"], width=width).page
+    page = open_page(browser, reports["plain"], width=width).page
     shown = page.locator(".row:visible")
     position = page.locator("#row-position")
     assert (shown.count(), position.inner_text()) == (1, "1 of 12")
@@ -203,7 +158,7 @@ def test_answers_on_demand(plain: Opened) -> None:
 
 def test_hostile_rows_do_nothing(reports: dict[str, Path], browser: Any) -> None:
     """Every hostile row is stepped through, searched and shown as an answer, as text: nothing runs, nothing loads."""
-    opened = open_report(browser, reports["hostile"])
+    opened = open_page(browser, reports["hostile"])
     page = opened.page
     for text in HOSTILE[:3]:
         assert text in page.locator(".row:visible").inner_text()
@@ -222,7 +177,7 @@ def test_hostile_rows_do_nothing(reports: dict[str, Path], browser: Any) -> None
 
 def test_injected_script_is_refused(reports: dict[str, Path], browser: Any) -> None:
     """Even if markup came through, the page's policy would neither run it nor load anything."""
-    opened = open_report(browser, reports["plain"])
+    opened = open_page(browser, reports["plain"])
     opened.page.evaluate(
         """() => {
           const holder = document.createElement('div');

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,40 +13,8 @@ import pytest
 from attune.errors import ConfigError
 from attune.record import RunFolder
 from attune.show.report import write_report
+from tests.show.pages import MAX_BYTES, Page
 from tests.show.run_folder import HOSTILE, write_run
-
-MAX_BYTES = 8_000_000
-
-
-class Page(HTMLParser):
-    """A parsed page: its elements with their attributes, its text outside scripts and styles, and those."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.raw: list[tuple[str, str]] = []
-        self._inside = ""
-        self.feed(source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an element."""
-        self.elements.append((tag, dict(attrs)))
-        if tag in {"script", "style"}:
-            self._inside = tag
-            self.raw.append((tag, ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        """Leave a script or style."""
-        if tag == self._inside:
-            self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        """Note text."""
-        if self._inside:
-            self.raw[-1] = (self._inside, self.raw[-1][1] + data)
-        else:
-            self.text += data
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attune.show.summary import MAX_FINDINGS, check_lines, evaluation_lines, sample_lines
+from attune.show.summary import MAX_CHECK_LINES, check_lines, evaluation_lines, sample_lines
 
 
 def finding(severity: str) -> dict[str, Any]:
@@ -50,19 +50,55 @@ def test_without_a_model_no_tokens_are_claimed() -> None:
 
 
 def test_findings_name_a_place_and_a_way_out() -> None:
-    """An error names its first place and what to do; there is no next command; many findings are counted."""
-    lines = list(check_lines(check_document(ok=False, findings=[finding("error"), finding("info")]), "x"))
+    """An error names its first place and what to do, an info is one line; there is no next command."""
+    lines = list(check_lines(check_document(ok=False, findings=[finding("info"), finding("error")]), "x"))
     assert lines[2:] == [
         "error     D03 role-order, 3 rows (first: a.jsonl:7)",
         "          What is wrong.",
         "          What to do.",
-        "info      D03 role-order, 3 rows (first: a.jsonl:7)",
-        "          What is wrong.",
+        "info      D03 role-order: What is wrong.",
         "result    not fit to train on: mend the errors above",
     ]
+
+
+def test_many_findings_stay_within_a_screen() -> None:
+    """The worst come first, each has its line before any is told at length, and those left out are counted."""
+    findings = [finding("info")] * 3 + [finding("warning")] * 5 + [finding("error")] * 4
+    lines = list(check_lines(check_document(findings=findings), "x"))
+    assert len(lines) <= MAX_CHECK_LINES
+    labels = [line[:10].strip() for line in lines if line[:10].strip()]
+    assert labels == ["rows", "tokens", *["error"] * 4, *["warning"] * 5, *["info"] * 3, "result", "next"]
+    assert lines[3] == "          What is wrong."
+    assert lines.count("          What to do.") == 4  # of the errors: the warnings' details had no room
     lines = list(check_lines(check_document(findings=[finding("warning")] * 40), "x"))
-    assert len(lines) <= 25
-    assert f"          and {40 - MAX_FINDINGS} more findings: --json lists all" in lines
+    assert len(lines) == MAX_CHECK_LINES
+    assert f"          and {40 - (MAX_CHECK_LINES - 5)} more findings: --json lists all" in lines
+
+
+def test_long_messages_are_wrapped_and_harmless() -> None:
+    """A long message takes as many lines as it needs, beside its label; what a terminal would obey is written out."""
+    long = {**finding("error"), "message": "word " * 60 + "\x1b[31mred", "fix": ""}
+    lines = list(check_lines(check_document(ok=False, findings=[long]), "x"))
+    assert all(len(line) <= 120 for line in lines)
+    assert lines[5].startswith("          word")
+    assert "[U+001B][31mred" in lines[5]
+
+
+def test_what_can_be_mended_is_said() -> None:
+    """Where a finding's advice names --fix, the next command is that; the page that was written is named."""
+    broken = {**finding("error"), "fix": "attune check --fix OUT does."}
+    document = check_document(ok=False, findings=[broken])
+    lines = list(check_lines(document, "train", fix_command="attune check a.jsonl --fix b.jsonl", report="data.html"))
+    assert lines[-2:] == ["report    data.html", "next      attune check a.jsonl --fix b.jsonl"]
+    assert list(check_lines(document, "train"))[-1].startswith("result")
+    assert list(check_lines(check_document(), "train", fix_command="fix"))[-1] == "next      train"
+
+
+def test_what_the_rows_cover() -> None:
+    """Lengths and languages in a line, where coverage was measured."""
+    coverage = {"words": {"answer": {"p5": 3, "p50": 9, "p95": 40, "max": 70}}, "languages": {"de": 0.02, "en": 0.98}}
+    lines = list(check_lines(check_document(coverage=coverage), "x"))
+    assert lines[2] == "covers    answers of 3 to 40 words, en 98.0 %, de 2.0 %"
 
 
 def test_table_of_an_evaluation() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import log10
 from typing import Any
 
 from attune.show.charts import Chart, Figure, shared_look
@@ -55,16 +56,20 @@ def _length_chart(lengths: Mapping[str, Any]) -> Chart | None:
     unit = unit if unit in {"tokens", "words"} else "units"
     is_log = _is_wide(edges)
     starts = [max(edges[0], edges[1] / 4), *edges[1:]] if is_log else edges
-    traces = [_steps(starts, counts, unit=unit, beyond=False)]
+    bins = [f"{count(low)} to {count(high)}" for low, high in pairwise(edges)]
+    texts = [f"{name} {unit}: {count(rows)} rows" for name, rows in zip(bins, counts, strict=True)]
+    traces = [_hover(starts, texts, counts, is_log=is_log)]
     if limit is not None and edges[0] < limit < edges[-1]:
         within, beyond = _cut_at(starts, counts, limit)
-        traces = [_steps(*within, unit=unit, beyond=False), _steps(*beyond, unit=unit, beyond=True)]
+        traces += [_steps(*within, beyond=False), _steps(*beyond, beyond=True)]
         traces.append(_limit_line(limit, max(counts), is_left=limit > _middle(starts, is_log=is_log)))
-    layout = _layout(f"length of a row in {unit}")
+    else:
+        traces.append(_steps(starts, counts, beyond=limit is not None and limit <= edges[0]))
+    layout = _layout(f"length of a row in {unit}") | {"hovermode": "x"}
     layout["xaxis"] |= {"type": "log", "dtick": "D2"} if is_log else {}
+    layout["xaxis"]["range"] = [log10(edge) if is_log else edge for edge in (starts[0], starts[-1])]
     said = f"Length of rows in {unit}, from {count(edges[0])} to {count(edges[-1])}"
     said += "" if limit is None else f"; the limit is {count(limit)}"
-    bins = [f"{count(low)} to {count(high)}" for low, high in pairwise(edges)]
     return Chart(
         id="lengths",
         title="Length of rows",
@@ -99,23 +104,30 @@ def _cut_at(edges: Sequence[float], counts: Sequence[float], limit: float) -> tu
     return ([*below, limit], list(counts[: len(below)])), ([limit, *above], list(counts[first_beyond:]))
 
 
-def _steps(edges: Sequence[float], counts: Sequence[float], *, unit: str, beyond: bool) -> Figure:
+def _steps(edges: Sequence[float], counts: Sequence[float], *, beyond: bool) -> Figure:
     """Return a histogram as one filled line of steps, which a log axis draws as well."""
     color, fill = ("var(--valid)", "var(--valid)") if beyond else ("var(--train)", "var(--train-pale)")
-    texts = [
-        f"{count(low)} to {count(high)} {unit}: {count(rows)} rows"
-        for (low, high), rows in zip(pairwise(edges), counts, strict=True)
-    ]
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": "beyond the limit" if beyond else "rows",
         "x": list(edges),
         "y": [*counts, counts[-1]],
         "line": {"shape": "hv", "color": color, "width": 1.5},
         "fill": "tozeroy",
         "fillcolor": fill,
-        "customdata": [*texts, texts[-1]],
+        "hoverinfo": "skip",
+    }
+
+
+def _hover(edges: Sequence[float], texts: Sequence[str], counts: Sequence[float], *, is_log: bool) -> Figure:
+    """Return unseen points in the middle of each bin, which tell it when the pointer is over it."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [_middle(pair, is_log=is_log) for pair in pairwise(edges)],
+        "y": list(counts),
+        "marker": {"opacity": 0},
+        "customdata": list(texts),
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 

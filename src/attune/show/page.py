@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def tie(text: str) -> str:
     return re.sub(r"(?<=[0-9]) (?=%)", "\u00a0", text)
 
 
+@cache
 def _environment() -> Environment:
     """Return the templates' world: every value is escaped, and hidden characters in it are written out."""
     environment = Environment(
@@ -127,6 +129,7 @@ def _part(name: str) -> str:
     return (_TEMPLATES / name).read_text("utf-8")
 
 
+@cache
 def _plotly() -> str:
     """Return Plotly's JavaScript; refuses one that would end its own script element."""
     source = str(get_plotlyjs())
