@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.seeded import defects
 from tests.seeded.clean import LABELS, SHARES, Row, chat, clean_rows, prompt_of, read_tickets
+from tests.seeded.defects import Fault
 from tests.seeded.words import Dice, paragraph, question, sentences
 
 FILES = ("train.jsonl", "valid.jsonl")
@@ -95,12 +96,12 @@ def grow(*, rows: int = 5000, each: int = 40, seed: int = 1) -> Corpus:
     spare = sow_clean(sown, rows, seen)
     for rule, makers in defects.BY_ITSELF.items():
         for number in range(each):
-            shape, row = makers[number % len(makers)](sown.dice)
+            shape, row = fresh(makers[number % len(makers)], sown.dice, seen)
             sown.sow("planted", row, fault=sown.fault((rule,), shape))
     sow_tickets(sown, each, spare)
     for copies in (sow_duplicates, sow_conflicts, sow_leaks):
         copies(sown, each)
-    sow_openers(sown, rows)
+    sow_openers(sown, rows, seen)
     return gather(sown)
 
 
@@ -203,16 +204,36 @@ def sow_leaks(sown: Field, each: int) -> None:
         sown.sow("planted", row, file=valid, fault=fault)
 
 
-def sow_openers(sown: Field, rows: int) -> None:
+def sow_openers(sown: Field, rows: int, seen: set[str]) -> None:
     """Sow answers that all begin alike, and answers that were all cut at the same length."""
     dice = sown.dice
     for _ in range(round(OPENER_SHARE * rows)):
-        row = chat(question(dice), f"{OPENER} {paragraph(dice)}")
-        sown.sow("planted", row, fault=sown.fault(("opener-concentration",), OPENER))
+        shape, row = fresh(opening, dice, seen)
+        sown.sow("planted", row, fault=sown.fault(("opener-concentration",), shape))
     for _ in range(round(PILE_SHARE * rows)):
-        words = " ".join(sentences(24, dice)).split()[:PILE_WORDS]
-        row = chat(question(dice), " ".join(words))
-        sown.sow("planted", row, fault=sown.fault(("length-pile-up",), f"{PILE_WORDS} words"))
+        shape, row = fresh(cut_by_length, dice, seen)
+        sown.sow("planted", row, fault=sown.fault(("length-pile-up",), shape))
+
+
+def opening(dice: Dice) -> Fault:
+    """An answer that begins like many others."""
+    return OPENER, chat(question(dice), f"{OPENER} {paragraph(dice)}")
+
+
+def cut_by_length(dice: Dice) -> Fault:
+    """An answer that was cut behind as many words as others."""
+    words = " ".join(sentences(24, dice)).split()[:PILE_WORDS]
+    return f"{PILE_WORDS} words", chat(question(dice), " ".join(words))
+
+
+def fresh(make: Callable[[Dice], Fault], dice: Dice, seen: set[str]) -> Fault:
+    """A fault whose question no other row asks, where it asks anything; `seen` grows."""
+    while True:
+        shape, row = make(dice)
+        prompt = prompt_of(row)
+        if prompt not in seen or not row["messages"][0]["content"].strip("\u200b \n\t\u00a0"):
+            seen.add(prompt)
+            return shape, row
 
 
 def gather(sown: Field) -> Corpus:
