@@ -84,7 +84,8 @@ def _kinds(counts: Mapping[int, int], shapes: Sequence[Shape]) -> Iterator[list[
     """Yield the shapes in groups that share most of their outer keys, each led by its commonest shape."""
     leaders: list[tuple[frozenset[str], list[int]]] = []
     for shape in sorted(counts, key=lambda at: (-counts[at], at)):
-        keys = frozenset(path for path, _ in shapes[shape] if "." not in path.removeprefix("[]."))
+        paths = (path.removeprefix("[].") for path, _ in shapes[shape])
+        keys = frozenset(path for path in paths if "." not in path)
         home = next((kind for lead, kind in leaders if _is_alike(lead, keys)), None)
         if home is not None:
             home.append(shape)

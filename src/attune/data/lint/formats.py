@@ -114,7 +114,7 @@ def json_in(text: str) -> bool:
     return stripped[:1] in {"{", "["} or stripped[-1:] == "}" or bool(_KEY.search(stripped))
 
 
-_KEY = re.compile(r'["\'][\w $.-]{1,60}["\']\s*:\s*["\'\[{\dtfn-]')
+_KEY = re.compile(r'["\'][\w $.-]{1,60}["\']\s*:\s*(?:["\'\[{\d-]|true\b|false\b|null\b)')
 _PLAIN, _LABEL, _CODE, _MARKED = Reading("plain"), Reading("label"), Reading("code"), Reading("markdown")
 
 
@@ -153,8 +153,8 @@ def _parse_fault(text: str, error: orjson.JSONDecodeError) -> str:
     at = error.pos
     if at >= len(text):
         return "ends before its JSON does"
-    if text[at] in "}]" and text[:at].rstrip().endswith(","):
-        return f'a comma before "{text[at]}"'
+    if "trailing comma" in error.msg:
+        return f'a comma before "{text[at + 1 :].lstrip()[:1]}"'
     if text[at] == "'":
         return "single quotes around a key or text"
     if error.msg == "unexpected content after document":
@@ -164,11 +164,15 @@ def _parse_fault(text: str, error: orjson.JSONDecodeError) -> str:
 
 def count_keys(value: Any) -> int:
     """Return how many keys all objects of a JSON value have together."""
-    if type(value) is dict:
-        return len(value) + sum(count_keys(part) for part in value.values() if type(part) in {dict, list})
-    if type(value) is list:
-        return sum(count_keys(part) for part in value if type(part) in {dict, list})
-    return 0
+    count, open_parts = 0, [value]  # no recursion: JSON may be 1024 levels deep
+    while open_parts:
+        part = open_parts.pop()
+        if type(part) is dict:
+            count += len(part)
+            open_parts.extend(part.values())
+        elif type(part) is list:
+            open_parts.extend(part)
+    return count
 
 
 def twice_fault(text: str, value: Any) -> str:
@@ -222,9 +226,10 @@ def tag_fault(text: str) -> str:
 
 def _is_label(text: str) -> bool:
     """Return whether one line says one thing and is no sentence: a class, a name, a number."""
-    return (
-        0 < len(text) <= LABEL_CHARACTERS and len(text.split()) <= LABEL_WORDS and not text.endswith(_SENTENCE_END)
-    ) or (len(text) <= LABEL_CHARACTERS and len(text.split()) == 1)
+    if not text or len(text) > LABEL_CHARACTERS or text[0] == "<":
+        return False
+    words = text.count(" ") + 1
+    return words == 1 or (words <= LABEL_WORDS and not text.endswith(_SENTENCE_END))
 
 
 def _is_code_line(text: str) -> bool:

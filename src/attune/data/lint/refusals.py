@@ -92,16 +92,19 @@ class Refusals:
 def refusal_in(answer: str, characters: int) -> str:
     """Return the words with which the beginning of an answer refuses; empty where it does not."""
     head = answer[:characters].lower()
-    if head.isascii():
-        return _hit(_REFUSAL, head) if any(hint in head for hint in _HINTS) else ""
-    head = head.replace("\u2019", "'")
-    if any(hint in head for hint in _HINTS):
-        text = _hit(_REFUSAL, head)
-        if text:
-            return text
-    if any(hint in head for hint in _OTHER_HINTS):
-        return _hit(_OTHER_REFUSAL, head)
-    return _hit(_CJK_REFUSAL, head)
+    is_ascii = head.isascii()
+    if not is_ascii:
+        head = head.replace("\u2019", "'")
+    for hint in _HINTS:
+        if hint in head:
+            text = _hit(_REFUSAL, head)
+            if text:
+                return text
+            break
+    for hint in _OTHER_HINTS:
+        if hint in head:
+            return _hit(_OTHER_REFUSAL, head)
+    return "" if is_ascii else _hit(_CJK_REFUSAL, head)
 
 
 def _hit(pattern: re.Pattern[str], head: str) -> str:

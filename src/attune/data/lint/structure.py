@@ -5,9 +5,10 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 
 from attune.data.lint.catalog import Found
 from attune.data.lint.conformance import Conformance
@@ -27,13 +28,22 @@ WORDS: Mapping[Format, str] = {
     "table": "a table",
     "code": "code",
     "markdown": "Markdown",
-    "label": "a few words",
+    "label": "labels",
     "plain": "sentences",
 }
 _CODE_OF = {name: number for number, name in enumerate(FORMATS)}
 _STRUCTURED: tuple[Format, ...] = ("json", "fenced json", "xml", "yaml", "table")  # a task may consist of these
 HEADS = 1000  # beginnings of answers kept for each format: strays are few
 HEAD_CHARACTERS = 90
+LABEL_MOST = 120  # characters of a sentence that may be a label
+
+
+class Strayed(NamedTuple):
+    """The rows outside of their task's format, broken or in another one, with what was seen; and sentences on both."""
+
+    broken: dict[int, str]
+    mixed: dict[int, str]
+    told: list[str]
 
 
 class Structure:
@@ -46,6 +56,7 @@ class Structure:
         self._tasks, self._calls = Tasks(), ToolCalls()
         self._rows, self._format, self._shape = array("q"), array("B"), array("i")
         self._shapes: dict[Shape, int] = {}
+        self._label = array("Q")
         self._flat: dict[tuple[object, ...], int] = {}
         self._counts: Counter[str] = Counter()
         self._damage: dict[int, str] = {}  # by answer: no JSON, a key twice, a tag not closed
@@ -85,6 +96,7 @@ class Structure:
         self._rows.append(row.number)
         self._format.append(_CODE_OF[name])
         self._shape.append(self._shape_number(reading))
+        self._label.append(_label_number(answer, question) if name in {"label", "plain"} else 0)
         self._tasks.add(row.example, question)
         if reading.fault:
             self._damage[at] = reading.fault
@@ -139,8 +151,10 @@ class Structure:
         broken: dict[int, str] = dict(self._certain)
         mixed: dict[int, str] = {}
         told: list[str] = []
+        strays = Strayed(broken, mixed, told)
         for name in _STRUCTURED:
-            self._add_strays(name, broken, mixed, told)
+            self._add_strays(name, self._is_format(name), strays)
+        self._add_strays("label", self._is_closed_label(), strays)
         self._add_damaged(broken)
         self._add_misfits(broken)
         found = []
@@ -159,37 +173,52 @@ class Structure:
         rows = sorted(texts)
         return Found(name, rows, {row: texts[row][:120] for row in rows[: self._thresholds.most_examples]}, detail)
 
-    def _add_strays(self, name: Format, broken: dict[int, str], mixed: dict[int, str], told: list[str]) -> None:
-        """Add the answers outside of tasks that consist of one structured format."""
-        member = self._is_format(name)
-        if member.sum() < self._thresholds.task_rows * self._thresholds.structured_share:
+    def _add_strays(self, name: Format, member: np.ndarray, strayed: Strayed) -> None:
+        """Add the answers outside of tasks that consist of one structured format, or of a few labels."""
+        limits = self._thresholds
+        share, fewest = limits.structured_share, limits.task_rows
+        if name == "label":
+            share, fewest = limits.label_share, limits.label_task_rows
+        if member.sum() < fewest * share:
             return
-        strays = self._tasks.strays(member, self._thresholds, share=self._thresholds.structured_share)
-        formats = np.frombuffer(self._format, np.uint8)
-        rows = np.frombuffer(self._rows, np.int64)
+        strays = self._tasks.strays(member, share=share, fewest=fewest)
         others: Counter[str] = Counter()
-        for at, share in zip(strays.at.tolist(), strays.share.tolist(), strict=True):
-            own = FORMATS[formats[at]]
-            row = int(rows[at])
-            head = self._heads[own].get(at, "")
+        for at, agree in zip(strays.at.tolist(), strays.share.tolist(), strict=True):
+            own = FORMATS[self._format[at]]
+            if own == name:  # a rare label
+                continue
+            row, head = self._rows[at], self._heads[own].get(at, "")
             seen = f"{WORDS[own]}{': ' + head if head else ''}"
             if name == "json" and (own == "fenced json" or at in self._is_json_like):
                 text = "in a code fence" if own == "fenced json" else seen
-                broken.setdefault(row, f"{text}, where {share:.1%} of the task are bare JSON"[:120])
+                strayed.broken.setdefault(row, f"{text}, where {agree:.1%} of the task are bare JSON"[:120])
             else:
-                mixed.setdefault(row, seen)
+                strayed.mixed.setdefault(row, seen)
                 others[WORDS[own]] += 1
         if others:
-            told.append(_told(name, strays, others))
+            strayed.told.append(_told(name, strays, others))
+
+    def _is_closed_label(self) -> np.ndarray:
+        """Return which answers are one of a few labels that come again and again: bool."""
+        labels = np.frombuffer(self._label, np.uint64)
+        _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        return np.asarray((labels != 0) & (counts[inverse] >= self._thresholds.label_rows))
 
     def _add_damaged(self, broken: dict[int, str]) -> None:
-        """Add damaged answers where most answers of their format are whole; elsewhere it may be the task itself."""
-        wholesome: tuple[Format, ...] = ("json", "fenced json", "xml")
-        for name in wholesome:
+        """Add damaged answers where most answers of their format are whole; elsewhere damage may be the task itself.
+
+        Bare JSON is meant to be parsed; in a fence, and as tags, it may be an example with gaps.
+        """
+        limits = self._thresholds
+        asked: tuple[tuple[Format, int, float], ...] = (
+            ("json", limits.json_rows, limits.json_whole_share),
+            ("fenced json", limits.task_rows, limits.structured_share),
+            ("xml", limits.task_rows, limits.structured_share),
+        )
+        for name, fewest, share in asked:
             at = np.flatnonzero(self._is_format(name)).tolist()
             damaged = [answer for answer in at if answer in self._damage]
-            enough = len(at) >= self._thresholds.task_rows
-            if damaged and enough and len(at) - len(damaged) >= self._thresholds.structured_share * len(at):
+            if damaged and len(at) >= fewest and len(at) - len(damaged) >= share * len(at):
                 for answer in damaged:
                     broken.setdefault(self._rows[answer], self._damage[answer])
 
@@ -214,6 +243,15 @@ def _told(name: Format, strays: Strays, others: Counter[str]) -> str:
     listed = ", ".join(f"{count} {word}" for word, count in others.most_common(3))
     rows = int(strays.rows[first])
     return f"{strays.share[first]:.1%} of the {rows:,} answers of their task are {WORDS[name]}; here {listed}."
+
+
+def _label_number(answer: str, question: str) -> int:
+    """Return a number for a short answer in any capitals: 1 for one that the question offers, 0 for a long one."""
+    if len(answer) > LABEL_MOST:
+        return 0
+    if len(answer) > 20 and answer.strip() in question:
+        return 1
+    return xxhash.xxh3_64_intdigest(answer.strip().casefold().encode("utf-8", "surrogatepass")) | 2
 
 
 def _commonest(texts: Mapping[int, str]) -> str:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from attune.data.lint.thresholds import Thresholds
 from attune.types import Example
 
 EDGE_WORDS = 3  # of a question's beginning and end that name its task
@@ -17,7 +16,10 @@ FIRST_WORDS, LAST_WORDS = 10, 4  # of a question, that are kept
 MOST_WORDS = 65_534
 NO_WORD = 1
 FEWEST_OF_SUBTASK = 10  # rows that show that a smaller task has a format of its own
-USUAL = 0.01  # a question less usual in its words than all but 1 % of a task's questions is not of the task
+MOST_ASKED = 20_000  # members that stand for all
+SMOOTHING = 0.5  # weight of a word's share everywhere, against its share among members or strays
+TOLD_APART = 5.0  # nats: a question's words are 150 times likelier among the strays
+USUAL = 0.003  # a question less usual in its words than all but 0.3 % of a task's questions is not of the task
 
 
 class Strays(NamedTuple):
@@ -76,11 +78,11 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._source)
 
-    def strays(self, member: np.ndarray, thresholds: Thresholds, *, share: float) -> Strays:
+    def strays(self, member: np.ndarray, *, share: float, fewest: int) -> Strays:
         """Return the answers that are not `member` (bool, one for each answer) though `share` of their task are.
 
-        An answer counts as its task's only when it is asked in words usual there, and when no smaller task of its own
-        (10 rows or more) has mostly other answers.
+        A task has at least `fewest` answers. An answer counts as its task's only when it is asked in words usual there,
+        and when no smaller task of its own (10 rows or more) has mostly other answers.
         """
         count = len(self)
         best_share, best_rows = np.zeros(count), np.full(count, np.iinfo(np.int64).max)
@@ -89,13 +91,13 @@ class Tasks:
             rows = np.bincount(group)[group]
             within = np.bincount(group, weights=member)[group] / rows
             within[group == 0], rows[group == 0] = 0, 0
-            ruled = (rows >= thresholds.task_rows) & (within >= share) & (rows < best_rows)
+            ruled = (rows >= fewest) & (within >= share) & (rows < best_rows)
             best_share[ruled], best_rows[ruled] = within[ruled], rows[ruled]
             other = (rows >= FEWEST_OF_SUBTASK) & (within < 0.5)
             own[other] = np.minimum(own[other], rows[other])
         at = np.flatnonzero(~member & (best_share > 0) & (own >= best_rows))
         if len(at):
-            at = at[self._is_usual(at, member)]
+            at = at[self._is_asked_alike(at, member)]
         return Strays(at, best_share[at], best_rows[at])
 
     def _groups(self) -> Sequence[np.ndarray]:
@@ -117,27 +119,48 @@ class Tasks:
         """Return the numbers of the kept words: uint16 [answers, FIRST_WORDS + LAST_WORDS]."""
         return np.frombuffer(self._kept, np.uint16).reshape(-1, FIRST_WORDS + LAST_WORDS)
 
-    def _is_usual(self, at: np.ndarray, member: np.ndarray) -> np.ndarray:
-        """Return which answers are asked in words as usual as those of the members: bool, one for each of `at`.
+    def _is_asked_alike(self, at: np.ndarray, member: np.ndarray) -> np.ndarray:
+        """Return which strays are asked in the members' words: bool, one for each of `at`.
 
-        The mean log-likelihood of the kept words under the members' word counts; the members set the limit.
+        A stray must be as usual under the members' word counts as nearly all members are; and where strays are many,
+        the words must not tell it from the members (naive Bayes, its own words taken out): else it is another task.
         """
         kept = self._numbers()
         inside = np.flatnonzero(member)
-        inside = inside[:: max(1, len(inside) // 20_000)]
-        counts = np.bincount(kept[inside].ravel(), minlength=MOST_WORDS + 1).astype(np.float64)
-        counts[NO_WORD] = 0
-        total = counts.sum() + len(self._words) + 1
-        # a member's own words are taken out of the counts before it is judged, as a stray's were never in them
-        limit = np.quantile(_mean_log(np.maximum(counts[kept[inside]] - 1, 0), kept[inside], total), USUAL)
-        return np.asarray(_mean_log(counts[kept[at]], kept[at], total) >= limit)
+        ours, theirs = kept[inside[:: max(1, len(inside) // MOST_ASKED)]], kept[at]
+        members, strays = _count(ours), _count(theirs)
+        everywhere = (members + strays) / (members.sum() + strays.sum())
+        limit = np.quantile(_chances(ours, members, everywhere, left_out=True), USUAL)
+        by_members = _chances(theirs, members, everywhere, left_out=False)
+        by_strays = _chances(theirs, strays, everywhere, left_out=True)
+        number = np.maximum((theirs != NO_WORD).sum(axis=1), 1)
+        alike = (by_members >= limit - 1e-9) & ((by_strays - by_members) * number <= TOLD_APART)
+        if np.count_nonzero(~alike) >= FEWEST_OF_SUBTASK:  # another task is there: its rows at the border are its own
+            by_others = _chances(theirs, _count(theirs[~alike]), everywhere, left_out=False)
+            alike &= by_members >= by_others
+        return np.asarray(alike)
 
 
-def _mean_log(counts: np.ndarray, words: np.ndarray, total: float) -> np.ndarray:
-    """Return the mean log-likelihood of each row's words, with one added to every count; rows without words get 0."""
-    there = words != NO_WORD
-    number = np.maximum(there.sum(axis=1), 1)
-    return np.asarray((np.log((counts + 1) / total) * there).sum(axis=1) / number)
+def _count(numbers: np.ndarray) -> np.ndarray:
+    """Return how often each word number occurs: float64 [MOST_WORDS + 1]; absent words do not count."""
+    counts = np.bincount(numbers.ravel(), minlength=MOST_WORDS + 1).astype(np.float64)
+    counts[NO_WORD] = 0
+    return counts
+
+
+def _chances(numbers: np.ndarray, counts: np.ndarray, everywhere: np.ndarray, *, left_out: bool) -> np.ndarray:
+    """Return the mean log-likelihood of each row's words under word counts smoothed by the words' shares everywhere.
+
+    `left_out`: the rows are in the counts, so each is taken out of them before it is judged. Rows without words get 0.
+    """
+    there = numbers != NO_WORD
+    seen = counts[numbers]
+    if left_out:
+        seen = seen - (numbers[:, :, None] == numbers[:, None, :]).sum(axis=2)
+    total = max(1.0, float(counts.sum()))
+    likely = (np.maximum(seen, 0) / total + SMOOTHING * everywhere[numbers]) / (1 + SMOOTHING)
+    logs = np.log(np.where(there, np.maximum(likely, 1e-12), 1))
+    return np.asarray(logs.sum(axis=1) / np.maximum(there.sum(axis=1), 1))
 
 
 def _joined(numbers: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ class ToolCalls:
             return "a tool call without a name"
         if tools and name not in tools:
             return f'calls the tool "{name[:40]}", which the row does not define'
-        arguments = call.get("arguments", call.get("parameters"))
+        arguments: Any = call.get("arguments", call.get("parameters"))
         if isinstance(arguments, str):
             text = arguments
             try:
@@ -66,17 +66,18 @@ class ToolCalls:
             twice = twice_fault(text, arguments)
             if twice:
                 return f"arguments of {name[:40]} hold {twice}"
-        if arguments is None:
-            arguments = dict[str, Any]()
-        if not isinstance(arguments, dict):
+        if arguments is not None and not isinstance(arguments, dict):
             return f"arguments of {name[:40]} are no object"
         schema = self._open(tools[name]) if tools and tools[name] else None
-        broken = schema.fault(arguments) if schema else ""
+        broken = schema.fault(arguments or {}) if schema else ""
         return f"arguments of {name[:40]}: {broken}" if broken else ""
 
     def _open(self, parameters: Mapping[str, Any]) -> Conformance | None:
         """Return a tool's schema, opened; None where it is none."""
-        key = orjson.dumps(parameters, option=orjson.OPT_NON_STR_KEYS)
+        try:
+            key = orjson.dumps(parameters, option=orjson.OPT_NON_STR_KEYS)
+        except orjson.JSONEncodeError:  # a number of more than 64 bits: no sensible schema
+            return None
         if key not in self._opened:
             if len(self._opened) >= MOST_SCHEMAS:
                 self._opened.clear()
@@ -89,7 +90,7 @@ def tool_of(tool: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     inner = tool.get("function")
     tool = inner if isinstance(inner, Mapping) else tool
     name = tool.get("name")
-    parameters = next((tool[key] for key in ("parameters", "input_schema", "inputSchema") if tool.get(key)), {})
+    parameters: Any = next((tool[key] for key in ("parameters", "input_schema", "inputSchema") if tool.get(key)), {})
     return (name if isinstance(name, str) else ""), (parameters if isinstance(parameters, Mapping) else {})
 
 
