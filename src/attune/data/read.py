@@ -27,6 +27,7 @@ MAGIC = (
     (b"\xff\xfe", "is UTF-16 (starts FF FE). Convert to UTF-8: iconv -f utf-16 -t utf-8"),
     (b"\xfe\xff", "is UTF-16 (starts FE FF). Convert to UTF-8: iconv -f utf-16 -t utf-8"),
 )
+OPEN_BRACE = ord("{")
 BOM = b"\xef\xbb\xbf"
 LARGEST_PACKED_ARRAY = 2 * 1024**3  # bytes of a packed JSON array: it is unpacked into memory as a whole
 
@@ -153,7 +154,7 @@ def _read_lines(path: Path, file: BinaryIO, offset: int, limit: int) -> Iterator
                 offset += len(raw)
             rows += 1
             yield too_large(place, offset - start, limit)
-        elif raw.strip():
+        elif raw[0] == OPEN_BRACE or raw.strip():
             rows += 1
             yield parse_line(place, raw)
     if not rows:
