@@ -22,6 +22,7 @@ FORMATS: tuple[Format, ...] = (
 )
 LABEL_CHARACTERS = 48
 LABEL_WORDS = 5
+READ_LINES = 24
 READ_CHARACTERS = 3000  # of an answer, when its lines are looked at
 
 
@@ -51,7 +52,7 @@ _CODE_START = re.compile(
     r"|<(?:html|head|body|div|script|style)\b|(?:SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE TABLE|ALTER TABLE|WITH) "
     r"|<\?php|for ?\(|if ?\(|while ?\(|//|/\*|[\w.]+ = [\w\[{(\"']|[\w.#*:>, -]+ \{\n",
 )
-_CODE_END = (";", "{", "}", "):", "();", "*/", "/>")
+_CODE_SIGNS, _CODE_ENDS, _CODE_END = ";{}", ":/>", ("):", "*/", "/>")
 _CODE_WORDS = (
     *("import ", "from ", "def ", "class ", "return ", "print(", "elif ", "else:", "try:", "except", "with open("),
     *(
@@ -240,7 +241,9 @@ def _read_lines(text: str) -> Reading:
     """Return the reading of a text of several lines that is neither JSON, nor XML, nor a fence."""
     if "|" in text and _TABLE.search(text):
         return Reading("table")
-    lines = [line for line in text[:READ_CHARACTERS].split("\n") if line.strip()]
+    lines = [
+        line for line in text[:READ_CHARACTERS].split("\n", READ_LINES)[:READ_LINES] if line and not line.isspace()
+    ]
     if _is_separated(lines):
         return Reading("table")
     code = sum(map(_is_line_of_code, lines))
@@ -253,9 +256,12 @@ def _read_lines(text: str) -> Reading:
 
 def _is_line_of_code(line: str) -> bool:
     line = line.strip()
-    if line.endswith(_CODE_END) or line.startswith(_CODE_WORDS):
+    last = line[-1]
+    if last in _CODE_SIGNS or line.startswith(_CODE_WORDS):
         return True
-    return ("=" in line or line[-1] == ")") and bool(_ASSIGNED.match(line))
+    return (last in _CODE_ENDS and line.endswith(_CODE_END)) or (
+        ("=" in line or last == ")") and bool(_ASSIGNED.match(line))
+    )
 
 
 def _is_marked(text: str, lines: list[str]) -> bool:

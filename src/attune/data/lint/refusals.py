@@ -10,10 +10,13 @@ from attune.data.lint.thresholds import Thresholds
 from attune.data.lint.view import RowView
 from attune.types import Severity
 
-# any refusal holds one of these; most answers hold none, and searching for a plain text is ten times cheaper
+# every English refusal holds one of the first words and one of the second; searching for plain texts is ten times
+# cheaper than the pattern, and most answers hold none
+_DENIALS = ("not", "n't", "unable", "decline", "against my")
 _HINTS = (
-    *("sorry", "can't", "cannot", "can not", "unable", "not able", "won't", "will not", "as an ai", "language model"),
-    *("decline", "apolog", "not comfortable", "the ability", "against my"),
+    *("sorry", "can't", "cannot", "can not", "unable", "not able", "won't", "will not", "an ai", "language model"),
+    *("decline", "apolog", "not comfortable", "the ability", "against my", "unfortunately", "not programmed"),
+    *("not designed", "artificial intelligence"),
 )
 _ACT = (
     r"(?:help|assist|provide|fulfil|fulfill|comply|answer|do (?:that|this|so)|generate|create|write|complete|support"
@@ -95,16 +98,20 @@ def refusal_in(answer: str, characters: int) -> str:
     is_ascii = head.isascii()
     if not is_ascii:
         head = head.replace("\u2019", "'")
-    for hint in _HINTS:
-        if hint in head:
-            text = _hit(_REFUSAL, head)
-            if text:
-                return text
-            break
-    for hint in _OTHER_HINTS:
-        if hint in head:
-            return _hit(_OTHER_REFUSAL, head)
+    if _holds(head, _DENIALS) and _holds(head, _HINTS):
+        text = _hit(_REFUSAL, head)
+        if text:
+            return text
+    if _holds(head, _OTHER_HINTS):
+        return _hit(_OTHER_REFUSAL, head)
     return "" if is_ascii else _hit(_CJK_REFUSAL, head)
+
+
+def _holds(head: str, hints: tuple[str, ...]) -> bool:
+    for hint in hints:  # noqa: SIM110 - any() with a generator takes three times as long
+        if hint in head:
+            return True
+    return False
 
 
 def _hit(pattern: re.Pattern[str], head: str) -> str:
