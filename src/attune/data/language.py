@@ -25,6 +25,7 @@ from attune.types import Message
 _MEANT_SHARE = 0.5  # of the rows asked in one language: so many answers in one other language are the task
 _MEANT_ROWS = 20
 _LIKELY = 0.6  # a probability that counts together with a little word of the language
+_HELD_WORDS = 3  # different little words by which a prompt holds a text in another language
 _SHOWN = 70  # characters of an answer
 _PROMPT_READ = 20_000  # characters of a prompt in which words of the answer's language are looked for
 
@@ -132,19 +133,11 @@ class Languages:
         spoken = self._language(_FENCED.sub(" ", asked))
         if not spoken or are_alike(spoken, answered):
             return None
-        most = max(2, hits(prose, answered) // 3)
-        if hits(prose, spoken) > most and spoken in LITTLE_WORDS:
+        if spoken in LITTLE_WORDS and hits(prose, spoken, answered) > max(2, hits(prose, answered, spoken) // 3):
             return None  # the answer speaks the prompt's language, too
-        if hits(prompt, answered) >= 3 and answered != "en":
-            return None  # the prompt holds a text in the answer's language: a question about it
-        if answered == "en" and self._holds_english(prompt, spoken):
-            return None
+        if hits(prompt, answered, spoken) >= _HELD_WORDS:
+            return None  # the prompt holds a text in the answer's language: it may be a question about it
         return spoken, answered
-
-    def _holds_english(self, prompt: str, spoken: str) -> bool:
-        """Return whether a prompt holds English beside its own language, which shares a few short words with it."""
-        shared = LITTLE_WORDS["en"] & LITTLE_WORDS.get(spoken, frozenset())
-        return hits(prompt, "en") - len(shared & set(prompt.lower().split())) >= 3
 
     def _language(self, text: str) -> str:
         """Return the language of a text where it is sure: model and little words agree, or the model is very sure."""

@@ -223,17 +223,17 @@ def _key(prompt: str, seed: int) -> int:
 def _score(train: _Side, real: _Side) -> tuple[_Scores, Any]:
     """Return for each prompt the chance that it is a real one, by the classifier that was fitted on the other half.
 
-    Also the vectors of the real prompts, sparse [real, features], of length 1.
+    Also which words the real prompts hold, sparse [real, features], each row of length 1.
     """
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import normalize
 
     hashed = HashingVectorizer(analyzer=_features, n_features=_FEATURES, alternate_sign=False, norm=None, binary=True)
     vectors = hashed.transform([*train.texts, *real.texts])
     is_real = np.repeat([False, True], [len(train.texts), len(real.texts)])
     halves = np.concatenate([train.halves, real.halves])
     scores = np.zeros(len(is_real))
-    weighted = vectors
     for judged in (True, False):
         fitted = halves != judged
         rarity = TfidfTransformer().fit(vectors[fitted])
@@ -241,7 +241,7 @@ def _score(train: _Side, real: _Side) -> tuple[_Scores, Any]:
         classifier = LogisticRegression(class_weight="balanced", solver="liblinear", random_state=0)
         classifier.fit(weighted[fitted], is_real[fitted])
         scores[halves == judged] = classifier.predict_proba(weighted[halves == judged])[:, 1]
-    return (scores[~is_real], scores[is_real]), weighted[is_real]
+    return (scores[~is_real], scores[is_real]), normalize(vectors[is_real])
 
 
 def _features(text: str) -> list[str]:

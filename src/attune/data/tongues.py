@@ -197,16 +197,22 @@ def _script(letter: str) -> str:
 
 
 def has_signs(text: str, language: str) -> bool:
-    """Return whether a text holds what is plainly of a language: two little words, or one that is of English alone."""
-    if language == "en" and not ENGLISH.isdisjoint(_WORD.findall(text.lower())):
-        return True
-    return hits(text, language) >= 2
+    """Return whether a text holds little words that are plainly of a language: two, or one of English alone."""
+    words = set(_WORD.findall(text.lower()))
+    if language == "en":
+        return not ENGLISH.isdisjoint(words)
+    held = words & LITTLE_WORDS.get(language, frozenset())
+    return len(held) >= 2 and any(len(_SPOKEN[word]) == 1 for word in held)
 
 
-def hits(text: str, language: str) -> int:
-    """Return how many different little words of a language a text holds; for other scripts, how many letters / 3."""
+def hits(text: str, language: str, other: str = "") -> int:
+    """Return how many different little words of a language a text holds that `other` does not share.
+
+    For a language of another script, a third of its letters.
+    """
     if language in LITTLE_WORDS:
-        return len(LITTLE_WORDS[language].intersection(_WORD.findall(text.lower())))
+        own = LITTLE_WORDS[language] - LITTLE_WORDS.get(other, frozenset())
+        return len(own.intersection(_WORD.findall(text.lower())))
     return sum(are_alike(_script(letter), language) for letter in _OTHER_SCRIPT.findall(text)) // 3
 
 
