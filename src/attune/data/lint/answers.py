@@ -67,7 +67,9 @@ def _find_cut_sentence(body: str, thresholds: Thresholds) -> str | None:
     if others and stopped * 2 < len(others):
         return None  # verses, headings, notes
     least = thresholds.truncated_list_item_words if is_item else thresholds.truncated_last_line_words
-    goes_on = bool(_GOES_ON.fullmatch(words[-1])) or (body[-1] == "," and len(words) > 3 and not _FAREWELL.search(last))
+    if body[-1] == "," and _FAREWELL.search(last):
+        return None
+    goes_on = bool(_GOES_ON.fullmatch(words[-1])) or (body[-1] == "," and len(words) > 3)
     is_title = all(word[0].isupper() for word in words[is_item:])
     if goes_on or (len(others) >= 2 and stopped >= 0.8 * len(others) and not is_title):
         least = 6 if is_item else 3

@@ -11,10 +11,13 @@ CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])  # all but tab, line 
 _CP1252 = "".join(bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0xC0))
 _REST = re.escape("".join(sorted({*_CP1252, *map(chr, range(0x80, 0xC0))})))
 _CURLY = "\u2018\u2019\u201c\u201d\u2026\u2013\u2014\u00bb\u00ab"  # ordinary after an accented letter
+# signs that stand behind no word in capitals
+_PLAIN = "\u00a1-\u00a7\u00b1-\u00b9\u00bc-\u00bf\u0152-\u0192\u201a\u201e\u2020-\u2022\u2030\u20ac"
 # UTF-8 read as Windows-1252. A pair after A with circumflex or tilde, a triple after a with circumflex and a quadruple
-# after eth are hardly ever meant; other letters only where several stand in a row, as in a Russian or Chinese word.
+# after eth are hardly ever meant, but for a quote or a trade mark behind a word in capitals; other letters only where
+# several stand in a row, as in a Russian or Chinese word.
 _MOJIBAKE = re.compile(
-    rf"(?:(?<![A-Z\u00c0-\u00de])[\u00c2\u00c3][{_REST}]"
+    rf"(?:(?<![A-Z\u00c0-\u00de])[\u00c2\u00c3][{_REST}]|[\u00c2\u00c3](?:[{_PLAIN}]|[{_REST}](?=[a-z]))"
     rf"|\u00e2[{_REST}]{{2}}"
     rf"|\u00f0[{_REST}]{{3}}"
     rf"|\u201a\u00c4[^\x00-\x7f]"  # a curly quote or dash read as Mac Roman
@@ -65,14 +68,18 @@ def find_broken(text: str, raw: bytes) -> str | None:
 def mend(text: str) -> str:
     """Return a text without what is certainly broken: mojibake decoded, control and lone invisible characters gone.
 
-    U+FFFD stays: what stood there is lost. A text that is sound comes back as it is.
+    U+FFFD stays: what stood there is lost. A text that is sound comes back as it is, and so does a mended one.
     """
+    while True:  # each pass makes it shorter, or has fewer control characters: text may have been misread twice
+        better = _mend_once(text)
+        if better == text:
+            return text
+        text = better
+
+
+def _mend_once(text: str) -> str:
     if not text.isascii():
-        for _ in range(3):  # text may have been read wrongly more than once
-            better = _MOJIBAKE.sub(lambda found: _decoded(found[0]) or found[0], text)
-            if better == text:
-                break
-            text = better
+        text = _MOJIBAKE.sub(lambda found: _decoded(found[0]) or found[0], text)
         text = _HIDDEN.sub(lambda found: "" if _is_lone(text, found) else found[0], text)
     return _CONTROL.sub(_without_control, _ANSI.sub("", text))
 

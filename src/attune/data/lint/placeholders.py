@@ -39,9 +39,10 @@ _ASKS_SLOTS = re.compile(
     r"ansible|\bhelm\b|latex|f-string|string format|interpolat|\{|lorem|dummy text|filler text|\bslots?\b"
 )
 _ASKS_LETTER = re.compile(
-    r"(?i)\b(?:e-?mails?|letters?|memos?|messages?|invitations?|invit\w+|agenda|contracts?|agreements?|resumes?|"
-    r"r\u00e9sum\u00e9s?|\bcv\b|cover|speech|script|forms?|notices?|press releases?|announcements?|reviews?|posts?|"
-    r"complaints?|petitions?|toasts?|bios?|profiles?|tweets?|invoices?|polic(?:y|ies)|draft|outline|report|website)\b"
+    r"(?i)\b(?:write|compose|draft|creat|generat|mak|design|prepar|provid|giv|send|suggest|construct|develop|build|"
+    r"formulat|craft|put|need|want|help|outlin|fill)\w*\b.{0,80}?\b(?:e-?mails?|letters?|memos?|messages?|invit\w+|"
+    r"agenda|contracts?|agreements?|resumes?|r\u00e9sum\u00e9s?|cv|speech|script|forms?|notices?|press releases?|"
+    r"announcements?|complaints?|petitions?|toasts?|bios?|profiles?|invoices?|polic(?:y|ies)|introductions?|conversations?)\b"
 )
 LONGEST_FILLER = 60  # characters
 

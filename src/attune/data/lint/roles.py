@@ -53,7 +53,7 @@ def _asks_nothing(content: str) -> bool:
 
 
 def _find_odd_result(messages: Sequence[Message]) -> str | None:
-    """Return where a tool's result answers no call."""
+    """Return where a tool's result answers no call, by the id or the name of the call where they are given."""
     calls: tuple[Mapping[str, Any], ...] = ()
     for number, message in enumerate(messages, start=1):
         if message.role == "assistant":
@@ -62,6 +62,10 @@ def _find_odd_result(messages: Sequence[Message]) -> str | None:
             asked = messages[number - 2]
             if asked.role == "assistant" and not calls and not any(sign in asked.content for sign in _CALL_SIGNS):
                 return f"turn {number} is a tool result, but turn {number - 1} calls no tool"
+            ids = [call.get("id") for call in calls]
+            answered = getattr(message, "tool_call_id", None)
+            if answered and ids and all(ids) and answered not in ids:
+                return f"turn {number} is the result of call {str(answered)[:30]}, which nobody made"
             names = [_called(call) for call in calls]
             if message.name and names and all(names) and message.name not in names:
                 return f"turn {number} is a result of {message.name[:30]}, which was not called"

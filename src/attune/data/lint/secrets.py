@@ -46,7 +46,7 @@ _ASSIGNED = re.compile(
 )
 # keys of manuals and of text books
 _SAMPLES = re.compile(
-    r"(?i)ex[a4]mpl|sample|dummy|fake|your|xxx|placeholder|change|insert|redacted|\*\*\*|\.\.\.|<|\$\{|\$\(|test|demo|"
+    r"(?i)ex[a4]mpl|sample|dummy|fake|your|xxxx|placeholder|change|insert|redacted|\*\*\*|\.\.\.|<|\$\{|\$\(|test|demo|"
     r"pass|secret|token|12345|i2e4s|abcdef|qwerty|env\b|process\.|environ|config|getenv|request|response|"
     r"self\.|this\.|eyJzdWIiOiIxMjM0NTY3ODkwI|"
     r"4eC39HqLyjWDarjtT1zdp7dc"
@@ -108,11 +108,11 @@ def _is_random(value: str) -> bool:
     It mixes three kinds of characters, or two (as a hexadecimal number does) over at least 20 characters.
     """
     value = value.rstrip(".!")
-    if _SAMPLES.search(value.translate(_LEET)) or _WORDS.search(value) or not re.search("[0-9]", value):
+    if _SAMPLES.search(value.translate(_LEET)) or _WORDS.search(value):
         return False
     kinds = sum(bool(re.search(kind, value)) for kind in ("[a-z]", "[A-Z]", "[0-9]", "[^A-Za-z0-9_.]"))
-    has_kinds = kinds >= 3 or (len(value) >= 20 and bool(re.search("[a-zA-Z]", value)))
-    return has_kinds and entropy(value) >= LEAST_ENTROPY
+    is_long = len(value) >= 20 and bool(re.search("[0-9]", value)) and bool(re.search("[a-zA-Z]", value))
+    return (kinds >= 3 or is_long) and entropy(value) >= LEAST_ENTROPY
 
 
 def entropy(text: str) -> float:
