@@ -10,7 +10,7 @@ from collections import Counter
 _KEYS = (
     ("AWS access key", "AKIA", r"\bAKIA[0-9A-Z]{16}\b"),
     ("AWS access key", "ASIA", r"\bASIA[0-9A-Z]{16}\b"),
-    ("GitHub token", "gh", r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b"),
+    *(("GitHub token", f"gh{kind}_", rf"\bgh{kind}_[A-Za-z0-9]{{36,255}}\b") for kind in "pousr"),
     ("GitHub token", "github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{22,255}\b"),
     ("GitLab token", "glpat-", r"\bglpat-[A-Za-z0-9_-]{20,}"),
     ("Anthropic key", "sk-ant-", r"\bsk-ant-[A-Za-z0-9_-]{20,}"),
