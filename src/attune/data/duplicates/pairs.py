@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.data.duplicates.codes import sort_once
 from attune.data.duplicates.shingles import Common, Spans, gather, jaccard, row_spans
 from attune.data.duplicates.words import Keys, Words
 from attune.data.lint.thresholds import Thresholds
 
-BATCH_WORDS = 2_000_000  # of one side, compared at once
+BATCH_WORDS = 200_000  # of one side, compared at once: they and what is made of them fit into the processor's cache
+FACTOR = np.uint64(0xD6E8FEB86659FD93)
 
 
 class Judge:
@@ -20,52 +22,69 @@ class Judge:
 
     def are_near(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which pairs are near-duplicates, bool [pairs]."""
-        lengths = (self.words.starts[1:] - self.words.starts[:-1])[pairs].max(axis=1, initial=0)
+        near = self._may_have_one_answer(pairs[:, 0], pairs[:, 1])
+        near &= self.keys.tools[pairs[:, 0]] == self.keys.tools[pairs[:, 1]]
+        left = np.flatnonzero(near)
+        lengths = (self.words.starts[1:] - self.words.starts[:-1])[pairs[left]].max(axis=1, initial=0)
         piece = np.cumsum(lengths) // BATCH_WORDS
-        batches = np.split(pairs, np.flatnonzero(np.diff(piece)) + 1)
-        return np.concatenate([self._judge(batch) for batch in batches])
+        for batch in np.split(left, np.flatnonzero(np.diff(piece)) + 1):
+            near[batch] = self._judge(pairs[batch])
+        return near
 
     def _judge(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
-        near: NDArray[np.bool_] = self.keys.tools[pairs[:, 0]] == self.keys.tools[pairs[:, 1]]
-        for test in (self._are_alike, self._have_one_answer, self._have_one_question):
+        near = np.ones(len(pairs), np.bool_)
+        for test in (self._are_alike, self._have_like_answers, self._have_like_questions, self._share_their_passages):
             left = np.flatnonzero(near)
             if len(left):
                 near[left] = test(pairs[left, 0], pairs[left, 1])
         return near
 
+    def _may_have_one_answer(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Two short answers, objects or calls must have the same words, two long answers the same numbers."""
+        rows = sort_once(np.concatenate((a, b)))
+        at_a, at_b = np.searchsorted(rows, a), np.searchsorted(rows, b)
+        answers = self._answers(rows)
+        all_words, numbers = _sum_words(self.words, answers, odd_only=False), _sum_words(self.words, answers)
+        all_words += (answers.ends - answers.begins == 1) * self.keys.answer[rows]  # no words: an emoticon, say
+        says_one_thing = self.keys.says_one_thing[a] | self.keys.says_one_thing[b]
+        same: NDArray[np.bool_] = all_words[at_a] == all_words[at_b]
+        same |= ~says_one_thing & (numbers[at_a] == numbers[at_b])
+        return same
+
     def _are_alike(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
-        alike, _ = jaccard(self.words, row_spans(self.words, a), row_spans(self.words, b), self.common)
-        same_numbers = self._numbers(row_spans(self.words, a)) == self._numbers(row_spans(self.words, b))
+        spans_a, spans_b = row_spans(self.words, a), row_spans(self.words, b)
+        alike, _ = jaccard(self.words, spans_a, spans_b, self.common)
+        same_numbers = _sum_words(self.words, spans_a) == _sum_words(self.words, spans_b)
         limit = np.where(same_numbers, self.thresholds.near_jaccard, self.thresholds.near_jaccard_other_numbers)
         enough: NDArray[np.bool_] = alike >= limit
         return enough
 
-    def _have_one_answer(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Two short answers, objects or calls must have the same words; long answers the same numbers and be alike."""
-        spans_a, spans_b = (Spans(self.words.answer_at[rows], self.words.starts[rows + 1]) for rows in (a, b))
-        plainly, _ = jaccard(self.words, spans_a, spans_b, None)
-        has_words = spans_a.ends - spans_a.begins > 1
-        equal: NDArray[np.bool_] = (self.keys.answer[a] == self.keys.answer[b]) | ((plainly == 1) & has_words)
-        says_one_thing = self.keys.says_one_thing[a] | self.keys.says_one_thing[b]
-        same_numbers = self._numbers(spans_a) == self._numbers(spans_b)
-        alike = self._likeness(spans_a, spans_b) >= self.thresholds.near_answer_jaccard
-        equal |= ~says_one_thing & same_numbers & alike
-        return equal
+    def _have_like_answers(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return self._likeness(self._answers(a), self._answers(b)) >= self.thresholds.near_answer_jaccard
 
-    def _have_one_question(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which pairs ask much the same, not two things about one document: no whole passage is another one."""
-        spans_a, spans_b = self._questions(a), self._questions(b)
-        shorter = np.minimum(spans_a.ends - spans_a.begins, spans_b.ends - spans_b.begins)
-        before = self._agreement(spans_a.begins, spans_b.begins, shorter, 1)
-        after = self._agreement(spans_a.ends - 1, spans_b.ends - 1, shorter - before, -1)
-        rest_a = Spans(spans_a.begins + before, spans_a.ends - after)
-        rest_b = Spans(spans_b.begins + before, spans_b.ends - after)
-        alike, _ = jaccard(self.words, rest_a, rest_b, None)
-        length = np.minimum(rest_a.ends - rest_a.begins, rest_b.ends - rest_b.begins)
-        same_passages = (length < self.thresholds.passage_words) | (alike >= self.thresholds.passage_jaccard)
-        like = self._likeness(spans_a, spans_b) >= self.thresholds.near_question_jaccard
-        both: NDArray[np.bool_] = same_passages & like
-        return both
+    def _have_like_questions(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return self._likeness(self._questions(a), self._questions(b)) >= self.thresholds.near_question_jaccard
+
+    def _share_their_passages(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which pairs do not differ by a whole passage, such as two questions about one document."""
+        rests = self._rests(self._questions(a), self._questions(b))
+        alike, _ = jaccard(self.words, *rests, None)
+        length = np.minimum(*(rest.ends - rest.begins for rest in rests))
+        shared: NDArray[np.bool_] = (length < self.thresholds.passage_words) | (
+            alike >= self.thresholds.passage_jaccard
+        )
+        rows_a, rows_b = row_spans(self.words, a), row_spans(self.words, b)
+        least = self.thresholds.passage_words
+        both_ways = ((rows_a, rows_b), (rows_b, rows_a))
+        shared &= ~np.logical_and(*(_has_foreign_run(self.words, *way, least) for way in both_ways))
+        return shared
+
+    def _rests(self, a: Spans, b: Spans) -> tuple[Spans, Spans]:
+        """Return what is left of two spans without their common beginning and end."""
+        shorter = np.minimum(a.ends - a.begins, b.ends - b.begins)
+        before = self._agreement(a.begins, b.begins, shorter, 1)
+        after = self._agreement(a.ends - 1, b.ends - 1, shorter - before, -1)
+        return Spans(a.begins + before, a.ends - after), Spans(b.begins + before, b.ends - after)
 
     def _likeness(self, a: Spans, b: Spans) -> NDArray[np.float64]:
         """Return the weighted Jaccard of parts of rows; that of plain words for a part of common words alone."""
@@ -73,6 +92,10 @@ class Judge:
         few = np.flatnonzero(weight < self.thresholds.fewest_shingles)
         alike[few], _ = jaccard(self.words, Spans(a.begins[few], a.ends[few]), Spans(b.begins[few], b.ends[few]), None)
         return alike
+
+    def _answers(self, rows: NDArray[np.int64]) -> Spans:
+        """Return the last answers, their marks included."""
+        return Spans(self.words.answer_at[rows], self.words.starts[rows + 1])
 
     def _questions(self, rows: NDArray[np.int64]) -> Spans:
         """Return what comes before the last answer; all of a row that has an answer only, such as plain text."""
@@ -83,8 +106,7 @@ class Judge:
         self, a: NDArray[np.int64], b: NDArray[np.int64], most: NDArray[np.int64], step: int
     ) -> NDArray[np.int64]:
         """Return how many words agree from two positions on, at most `most`, walking by `step`."""
-        nothing = np.zeros(len(most), np.int64)
-        walk, _ = gather(Spans(nothing, most))
+        walk, _ = gather(Spans(np.zeros(len(most), np.int64), most))
         number = np.repeat(np.arange(len(most)), most)
         differs = self.words.flat[a[number] + step * walk] != self.words.flat[b[number] + step * walk]
         agreed: NDArray[np.int64] = most.copy()
@@ -92,13 +114,32 @@ class Judge:
         agreed[number[at]] = walk[at]  # the last one written is the first that differs
         return agreed
 
-    def _numbers(self, spans: Spans) -> NDArray[np.uint64]:
-        """Return one number for the numbers and signs in each span, whatever their order."""
-        positions, bounds = gather(spans)
-        found = self.words.flat[positions].astype(np.uint64)
+
+def _sum_words(words: Words, spans: Spans, *, odd_only: bool = True) -> NDArray[np.uint64]:
+    """Return one number for the words in each span, whatever their order; `odd_only`: for the figures and signs."""
+    positions, bounds = gather(spans)
+    found = words.flat[positions].astype(np.uint64)
+    if odd_only:
         found *= found & np.uint64(1)
-        found *= np.uint64(0xD6E8FEB86659FD93)
-        found ^= found >> np.uint64(32)
-        total = np.concatenate((np.zeros(1, np.uint64), np.cumsum(found * np.uint64(0xD6E8FEB86659FD93))))
-        sums: NDArray[np.uint64] = total[bounds[1:]] - total[bounds[:-1]]
-        return sums
+    found *= FACTOR
+    found ^= found >> np.uint64(32)
+    total = np.concatenate((np.zeros(1, np.uint64), np.cumsum(found * FACTOR)))
+    sums: NDArray[np.uint64] = total[bounds[1:]] - total[bounds[:-1]]
+    return sums
+
+
+def _has_foreign_run(words: Words, a: Spans, b: Spans, least: int) -> NDArray[np.bool_]:
+    """Return in which pairs `a` has a run of `least` words none of which is anywhere in `b`."""
+    positions_a, bounds_a = gather(a)
+    positions_b, bounds_b = gather(b)
+    number_a, number_b = (np.repeat(np.arange(len(x) - 1, dtype=np.uint64), np.diff(x)) for x in (bounds_a, bounds_b))
+    there = np.sort((number_b << np.uint64(32)) | words.flat[positions_b])
+    asked = (number_a << np.uint64(32)) | words.flat[positions_a]
+    at = np.searchsorted(there, asked)
+    is_foreign = there[np.minimum(at, len(there) - 1)] != asked
+    is_foreign[bounds_a[:-1]] = False  # the mark that each span begins with parts the runs of two pairs
+    total = np.concatenate((np.zeros(1, np.int64), np.cumsum(is_foreign)))
+    ends = np.flatnonzero(total[least:] - total[:-least] == least)
+    has_run = np.zeros(len(a.begins), np.bool_)
+    has_run[number_a[ends].astype(np.int64)] = True
+    return has_run

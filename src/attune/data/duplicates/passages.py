@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.data.duplicates.codes import BASE
+from attune.data.duplicates.codes import BASE, sort_once
 from attune.data.duplicates.shingles import gather, row_spans
 from attune.data.duplicates.words import Words
 from attune.data.lint.thresholds import Thresholds
@@ -61,7 +61,7 @@ def _index(words: Words, held_out: NDArray[np.int64], n: int) -> _Index:
     # a run holds no mark, so it lies in the question or in the answer, and as many plain words as figures and signs
     marks = np.concatenate((bounds[:-1], bounds[:-1] + (words.answer_at - words.starts[:-1])[held_out]))
     place = place[(_sums(np.isin(place, marks), n) == 0) & (_sums(flat[: len(place)] & np.uint32(1), n) <= n // 2)]
-    keys = _runs_of(flat, n)[place]
+    keys = runs_of(flat, n)[place]
     order = np.argsort(keys, kind="stable")
     keys, place = keys[order], place[order]
     grams, gram_of, counts = np.unique(keys, return_inverse=True, return_counts=True)
@@ -80,7 +80,7 @@ def _sums(values: NDArray[Any], n: int) -> NDArray[np.int64]:
     return sums
 
 
-def _runs_of(flat: NDArray[np.uint32], n: int) -> NDArray[np.uint64]:
+def runs_of(flat: NDArray[np.uint32], n: int) -> NDArray[np.uint64]:
     """Return a number for the n words from each position on, but for the last n - 1 positions."""
     count = max(0, len(flat) - n + 1)
     runs = np.zeros(count, np.uint64)
@@ -107,14 +107,14 @@ def _hits(
         if not len(rows) or not len(index.grams):
             continue
         positions, bounds = gather(row_spans(words, rows))
-        runs = _runs_of(words.flat[positions], index.n)
+        runs = runs_of(words.flat[positions], index.n)
         maybe = np.flatnonzero(index.buckets[runs >> np.uint64(64 - BUCKET_BITS)])
         at = np.searchsorted(index.grams, runs[maybe])
         known = at < len(index.grams)
         known[known] = index.grams[at[known]] == runs[maybe[known]]
         grams = at[known]
         owners = np.searchsorted(bounds, maybe[known], side="right") - 1
-        once = np.unique(owners * len(index.grams) + grams)
+        once = sort_once(owners * len(index.grams) + grams)
         owners, grams = np.divmod(once, len(index.grams))
         counts += np.bincount(grams, minlength=len(counts))
         keep = counts[grams] <= most

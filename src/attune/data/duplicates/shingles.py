@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.data.duplicates.codes import mix
+from attune.data.duplicates.codes import mix, sort_once
 from attune.data.duplicates.words import Words
 from attune.data.lint.thresholds import Thresholds
 
@@ -106,7 +106,7 @@ def jaccard(words: Words, a: Spans, b: Spans, common: Common | None) -> tuple[ND
         positions, bounds = gather(spans)
         values = words.flat[positions] if common is None else shingles_at(words, positions)
         number = np.repeat(np.arange(len(bounds) - 1, dtype=np.uint64), np.diff(bounds))
-        sides.append(np.unique((number << np.uint64(32)) | values))
+        sides.append(sort_once((number << np.uint64(32)) | values))
     keys = np.concatenate(sides)
     keys.sort(kind="stable")
     is_again = np.zeros(len(keys), np.bool_)

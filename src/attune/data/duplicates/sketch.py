@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
+from attune.data.duplicates.codes import sort_once
+
 BANDS, BAND_SIZE = 25, 5  # two rows of Jaccard 0.7 share a band with probability 0.99, of 0.3 with 0.06
 SEED = 11
 LARGE_BUCKET = 12  # rows; up to here all pairs are candidates
@@ -43,7 +45,7 @@ def find_candidates(bands: NDArray[np.uint64], rows: NDArray[np.int64]) -> NDArr
             found.append(_packed(rows[buckets[:, left].ravel()], rows[buckets[:, right].ravel()]))
         large = np.flatnonzero(sizes > LARGE_BUCKET)
         found += _neighbours(bands, rows, (order[first[at] : first[at] + sizes[at]] for at in large), number)
-    packed = np.unique(np.concatenate(found))
+    packed = sort_once(np.concatenate(found))
     return np.stack((packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)), axis=1).astype(np.int64)
 
 
