@@ -22,10 +22,6 @@ from attune.data.tongues import (
 )
 from attune.types import Message
 
-_MEANT_SHARE = 0.5  # of the rows asked in one language: so many answers in one other language are the task
-_MEANT_ROWS = 20
-_LIKELY = 0.6  # a probability that counts together with a little word of the language
-_HELD_WORDS = 3  # different little words by which a prompt holds a text in another language
 _SHOWN = 70  # characters of an answer
 _PROMPT_READ = 20_000  # characters of a prompt in which words of the answer's language are looked for
 
@@ -70,10 +66,11 @@ class Languages:
     def found(self) -> list[Found]:
         """Return the rows whose answer is in another language: a finding for the strays, one for what seems meant."""
         pairs = Counter((asked, answered) for asked, answered, _ in self._seen.values())
+        limits = self._thresholds
         meant = {
             pair
             for pair, rows in pairs.items()
-            if rows >= _MEANT_ROWS and rows >= _MEANT_SHARE * max(self._asked[pair[0]], 1)
+            if rows >= max(limits.language_task_rows, limits.language_task_share * self._asked[pair[0]])
         }
         strays = [number for number, seen in self._seen.items() if seen[:2] not in meant]
         wanted = [number for number, seen in self._seen.items() if seen[:2] in meant]
@@ -135,13 +132,14 @@ class Languages:
             return None
         if spoken in LITTLE_WORDS and hits(prose, spoken, answered) > max(2, hits(prose, answered, spoken) // 3):
             return None  # the answer speaks the prompt's language, too
-        if hits(prompt, answered, spoken) >= _HELD_WORDS:
+        if hits(prompt, answered, spoken) >= self._thresholds.language_held_words:
             return None  # the prompt holds a text in the answer's language: it may be a question about it
         return spoken, answered
 
     def _language(self, text: str) -> str:
         """Return the language of a text where it is sure: model and little words agree, or the model is very sure."""
-        told, limit = guess(text), self._thresholds.language_characters
+        limits, told = self._thresholds, guess(text)
+        limit = limits.language_characters
         letters = sum(map(str.isalpha, text[:SAMPLE]))
         if letters < (limit // 6 if told in DENSE else limit // 2) or not _is_prose(text[:SAMPLE]):
             return ""
@@ -151,7 +149,7 @@ class Languages:
         if told:
             return language if are_alike(told, language) else ""
         has_words = language in LITTLE_WORDS and hits(text, language) >= 1
-        is_sure = probability >= self._thresholds.language_probability or (has_words and probability >= _LIKELY)
+        is_sure = probability >= (limits.language_likely if has_words else limits.language_probability)
         return language if is_sure and (has_words or language not in LITTLE_WORDS) else ""
 
 

@@ -23,7 +23,6 @@ Verdict = Literal["alike", "mismatch", "strong mismatch", "too few prompts"]
 _SHOWN_PROMPTS = 20
 _SHOWN_WORDS = 20
 _SHOWN_CHARACTERS = 200  # of a prompt
-_UNLIKE = 0.01  # a prompt's score below which it counts as unlike the training prompts: theirs are below it as rarely
 _LIKE_ANOTHER = 0.8  # cosine from which a prompt is not listed beside one that is listed already
 _LEAST_WEIGHT, _MOST_WEIGHT = 0.2, 5.0
 _FEATURES = 2**16
@@ -126,7 +125,7 @@ def compare_prompts(
         low,
         high,
         z,
-        num_unlike=int((_likeness(scores) < _UNLIKE).sum()),
+        num_unlike=int((_likeness(scores) < thresholds.mismatch_unlike).sum()),
         unlike=_least_alike(sides[1], scores, vectors),
         words_real=tuple(words_real),
         words_train=tuple(words_train),

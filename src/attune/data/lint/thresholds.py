@@ -59,12 +59,17 @@ class Thresholds:
     mismatch_z: float = 3.0
     mismatch_fewest_prompts: int = 100
     mismatch_most_prompts: int = 5000
+    mismatch_unlike: float = 0.01  # a real prompt is unlike where fewer training prompts than this look as real
     # D12 truncation budget
     lost_share: float = 0.005  # of the learned tokens
     lost_error_share: float = 0.05
     # D13 language
     language_characters: int = 40  # shorter texts are not judged
     language_probability: float = 0.9
+    language_likely: float = 0.6  # a probability that counts together with a little word of the language
+    language_held_words: int = 3  # little words by which a prompt holds a text in another language
+    language_task_share: float = 0.5  # of the rows asked in one language: so many answers in another are the task
+    language_task_rows: int = 20
     # D14 refusals
     refusal_characters: int = 200  # of an answer's beginning
     refusal_share: float = 0.05
