@@ -84,6 +84,10 @@ def test_csv_faults_are_rows_of_their_own(tmp_path: Path) -> None:
         (b'[\n{"a": oops}]', "rows.json:2:7"),
         (b"[]", "empty JSON array"),
         (b'[{"a": "\xe9"}]', "byte 0xE9 at column 9"),
+        (b'[\n{"a": 1},\n{"a": "\xc3\xa4\xe9"}]', "rows.json:3 byte 0xE9 at column 10"),
+        (b'[{"a": "\xc3', "byte 0xC3 at column 9"),
+        (b'[{"a": 1}] [{"a": 2}]', 'after the JSON array: expected the end of the file, found "['),
+        (b'[{"a": "open\n"}]', "rows.json:1:13 invalid control character"),
     ],
 )
 def test_a_broken_array_names_the_place(content: bytes, words: str, tmp_path: Path) -> None:

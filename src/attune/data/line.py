@@ -137,11 +137,10 @@ def _line_fault(place: Place, raw: bytes, error: orjson.JSONDecodeError) -> BadR
     return BadRow(place, "bad JSON", f'{_wanted(error)}, found "{_first_word(rest)}"', error.colno)
 
 
-def not_utf8(raw: bytes, at: int) -> str:
-    """Return what is wrong with bytes that are no UTF-8 at position `at` of a line."""
-    return (
-        f"byte 0x{raw[at]:02X} at column {at + 1} is not UTF-8 (looks like Latin-1). Convert: iconv -f latin1 -t utf-8"
-    )
+def not_utf8(raw: bytes, at: int, *, dropped: int = 0) -> str:
+    """Return what is wrong with bytes that are no UTF-8 at position `at`; `dropped` bytes of the line are not given."""
+    where = f"byte 0x{raw[at]:02X} at column {at + 1 + dropped}"
+    return f"{where} is not UTF-8 (looks like Latin-1). Convert: iconv -f latin1 -t utf-8"
 
 
 def _first_word(text: str) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from attune.data.hub import is_hub, read_hub
+from attune.data.json_array import read_array
 from attune.data.line import BadRow, RawRow, parse_line, too_large
 from attune.data.parquet import read_parquet
-from attune.data.table import read_array, read_csv
+from attune.data.table import read_csv
 from attune.data.unpack import BUFFER, open_plain, packing_of, plain_name
 from attune.errors import DataError
 from attune.types import Place
@@ -29,7 +30,6 @@ MAGIC = (
 )
 OPEN_BRACE = ord("{")
 BOM = b"\xef\xbb\xbf"
-LARGEST_PACKED_ARRAY = 2 * 1024**3  # bytes of a packed JSON array: it is unpacked into memory as a whole
 
 
 def read_rows(path: str | Path, *, max_row_bytes: int) -> Iterator[RawRow | BadRow]:
@@ -59,7 +59,7 @@ def read_rows(path: str | Path, *, max_row_bytes: int) -> Iterator[RawRow | BadR
         elif form == "JSONL":
             yield from _read_lines(path, file, skipped, max_row_bytes)
         else:
-            yield from read_array(path, _read_whole(path, file), skipped, max_row_bytes)
+            yield from read_array(path, file, skipped, max_row_bytes)
 
 
 def file_form(path: str | Path) -> str:
@@ -129,17 +129,6 @@ def _refuse_unreadable(path: Path, head: bytes) -> None:
             raise DataError(f"{path} {text}.")
     if head[257:262] == b"ustar":
         raise DataError(f"{path} is a tar archive: unpack it with tar -xf {path}.")
-
-
-def _read_whole(path: Path, file: BinaryIO) -> bytes:
-    """Return all bytes of a file that is one JSON array."""
-    if not packing_of(path):
-        return file.read()
-    data = file.read(LARGEST_PACKED_ARRAY + 1)
-    if len(data) > LARGEST_PACKED_ARRAY:
-        limit = LARGEST_PACKED_ARRAY / 2**30
-        raise DataError(f"{path} unpacks to one JSON array of over {limit:g} GiB.\nWrite one row per line (JSONL).")
-    return data
 
 
 def _read_lines(path: Path, file: BinaryIO, offset: int, limit: int) -> Iterator[RawRow | BadRow]:

@@ -1,65 +1,16 @@
-"""Files whose rows are not one line of JSON each: a JSON array, and CSV."""
+"""CSV and tab-separated files: rows that may span lines, under a header."""
 
 from __future__ import annotations
 
 import csv
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from attune.data.line import BadRow, RawRow, not_utf8, parse_line, too_large
+from attune.data.line import BadRow, RawRow, not_utf8
 from attune.data.unpack import plain_name
 from attune.errors import DataError
 from attune.types import Place
-
-
-def read_array(path: Path, data: bytes, skipped: int, limit: int) -> Iterator[RawRow | BadRow]:
-    """Yield the rows of a file that is one JSON array, each with its own line and offset."""
-    name = str(path)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as fault:
-        line = data.count(b"\n", 0, fault.start) + 1
-        begin = data.rfind(b"\n", 0, fault.start) + 1
-        raise DataError(f"{path}:{line} {not_utf8(data[begin:], fault.start - begin)}") from fault
-    scan = json.JSONDecoder().raw_decode
-    blank = re.compile(r"[ \t\r\n]*")
-    position = _end(blank, text, text.index("[") + 1)
-    line, offset, seen, rows = 1, skipped, 0, 0
-    while text[position : position + 1] != "]":
-        line += text.count("\n", seen, position)
-        offset += len(text[seen:position].encode())
-        seen = position
-        place = Place(name, line, offset)
-        try:
-            _, end = scan(text, position)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}:{error.lineno}:{error.colno} {error.msg[0].lower()}{error.msg[1:]}; "
-                "the file is read as one JSON array.\nMend it there, or write one row per line (JSONL)."
-            ) from error
-        except RecursionError as error:
-            raise DataError(f"{path}:{line} nested too deep.") from error
-        raw = text[position:end].encode("utf-8", "surrogatepass")
-        yield too_large(place, len(raw), limit) if len(raw) > limit else parse_line(place, raw + b"\n")
-        rows += 1
-        position = _end(blank, text, end)
-        following = text[position : position + 1]
-        if following not in (",", "]"):
-            where = text.count("\n", 0, position) + 1
-            found = f'found "{text[position : position + 12]}"' if following else "the file ends; it looks cut off"
-            raise DataError(f"{path}:{where} after row {rows} of the JSON array: expected a comma or ], {found}.")
-        if following == ",":
-            position = _end(blank, text, position + 1)
-    if not rows:
-        raise DataError(f"{path} is an empty JSON array: 0 rows, nothing to train on.")
-
-
-def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
-    match = pattern.match(text, position)
-    return match.end() if match else position
 
 
 def read_csv(path: Path, file: BinaryIO, offset: int, limit: int) -> Iterator[RawRow | BadRow]:
