@@ -71,8 +71,8 @@ def _find_cut_sentence(body: str, thresholds: Thresholds) -> str | None:
         return None
     goes_on = bool(_GOES_ON.fullmatch(words[-1])) or (body[-1] == "," and len(words) > 3)
     is_title = all(word[0].isupper() for word in words[is_item:])
-    if goes_on or (len(others) >= 2 and stopped >= 0.8 * len(others) and not is_title):
-        least = 6 if is_item else 3
+    if goes_on or (len(others) >= 2 and stopped >= thresholds.truncated_stopped_share * len(others) and not is_title):
+        least = thresholds.truncated_going_on_item_words if is_item else thresholds.truncated_going_on_words
     elif not _SENTENCE.search(body):
         return None
     return shorten(f"... {end}") if len(words) >= least else None

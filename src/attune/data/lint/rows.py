@@ -52,7 +52,7 @@ def lint_row(row: RowView, options: RowOptions) -> list[tuple[str, str]]:
         ("empty-prompt", find_empty_prompt(row.example.messages)),
         ("truncated-answer", _cut(row, options.thresholds)),
         ("placeholder", _placeholder(row)),
-        ("secret", find_secret(text, raw)),
+        ("secret", find_secret(text, raw, options.thresholds)),
         ("personal-data", find_personal(text, raw)),
         ("broken-characters", find_broken(text, raw)),
     )

@@ -6,6 +6,8 @@ import math
 import re
 from collections import Counter
 
+from attune.data.lint.thresholds import DEFAULT, Thresholds
+
 # kind, a text that every one of them holds, and its shape; sources: the makers' own pages and token prefixes
 _KEYS = (
     ("AWS access key", "AKIA", r"\bAKIA[0-9A-Z]{16}\b"),
@@ -60,10 +62,9 @@ _SHORT_RUN, _LONG_RUN = b"x" * 10, b"x" * 16
 _LEET = str.maketrans("@03$1", "aoesi")  # "p@ssw0rd" is a sample too
 # words and names in a row, attributes and calls: no random text
 _WORDS = re.compile(r"(?:\b|_)[A-Z]?[a-z]{2,}[+./_-][A-Z]?[a-z]{2,}(?![A-Z0-9])|^[a-z_]{3,}\.")
-LEAST_ENTROPY = 3.0  # bits per character; English words have about 2.5 to 3 over such short stretches
 
 
-def find_secret(text: str, raw: bytes) -> str | None:
+def find_secret(text: str, raw: bytes, thresholds: Thresholds = DEFAULT) -> str | None:
     """Return a key or password in a text, masked, with its kind; None if there is none. `raw` is the text as UTF-8."""
     runs = raw.translate(_RUNS)
     if _SHORT_RUN not in runs:
@@ -75,7 +76,7 @@ def find_secret(text: str, raw: bytes) -> str | None:
                     return f"{kind}: {mask(found['value'] if 'value' in pattern.groupindex else found[0])}"
     if _names_secret(raw):
         for found in _ASSIGNED.finditer(text):
-            if _is_random(found["value"]):
+            if _is_random(found["value"], thresholds):
                 return f"{found[0].split(found['value'])[0].strip()[:40]} {mask(found['value'])}"
     return None
 
@@ -102,17 +103,19 @@ def _is_sample(kind: str, found: re.Match[str]) -> bool:
     return bool(_SAMPLES.search(body)) or entropy(body) < 2.5
 
 
-def _is_random(value: str) -> bool:
+def _is_random(value: str, thresholds: Thresholds) -> bool:
     """Return whether a value that was given to a password or key is likely a real one.
 
-    It mixes three kinds of characters, or two (as a hexadecimal number does) over at least 20 characters.
+    It mixes three kinds of characters, or two (as a hexadecimal number does) over a longer stretch.
     """
     value = value.rstrip(".!")
     if _SAMPLES.search(value.translate(_LEET)) or _WORDS.search(value):
         return False
     kinds = sum(bool(re.search(kind, value)) for kind in ("[a-z]", "[A-Z]", "[0-9]", "[^A-Za-z0-9_.]"))
-    is_long = len(value) >= 20 and bool(re.search("[0-9]", value)) and bool(re.search("[a-zA-Z]", value))
-    return (kinds >= 3 or is_long) and entropy(value) >= LEAST_ENTROPY
+    is_long = (
+        len(value) >= thresholds.secret_long and bool(re.search("[0-9]", value)) and bool(re.search("[a-zA-Z]", value))
+    )
+    return (kinds >= 3 or is_long) and entropy(value) >= thresholds.secret_entropy
 
 
 def entropy(text: str) -> float:

@@ -46,6 +46,9 @@ class Thresholds:
     truncated_words: int = 40  # shorter answers are not judged
     truncated_last_line_words: int = 8
     truncated_list_item_words: int = 14
+    truncated_going_on_words: int = 3  # enough where the last word wants another, or the lines before it all stop
+    truncated_going_on_item_words: int = 6
+    truncated_stopped_share: float = 0.8  # of the lines before it
     pile_up_share: float = 0.01  # from here on, answers near the longest one were cut by a generator's limit
     pile_up_within: float = 0.02  # of the greatest length counts as near it
     pile_up_open_share: float = 0.5  # of a pile's answers that stop without a closing mark
@@ -73,6 +76,9 @@ class Thresholds:
     # D14 refusals
     refusal_characters: int = 200  # of an answer's beginning
     refusal_share: float = 0.05
+    # D15 secrets: a value given to a password or key
+    secret_entropy: float = 3.0  # bits per character; English words have about 2.5 to 3 over such short stretches
+    secret_long: int = 20  # characters, from which letters and digits alone are taken for a key
     # D17 and D18, with a model
     ifd: float = 1.0
     loss_z: float = 4.0
