@@ -21,7 +21,7 @@ def config_page() -> str:
             group = name.rpartition(".")[0]
             lines += [f"\n## {group or 'run'}\n", "| setting | takes | default | what it is |", "|---|---|---|---|"]
         default = field.get_default(call_default_factory=True)
-        shown = f"`{default}`" if default not in ("", {}) else ""
+        shown = f"`{default}`" if default not in ("", {}, []) else ""
         lines.append(f"| `{name}` | {describe_kind(name)} | {shown} | {field.description} |")
     return "\n".join(lines) + "\n"
 

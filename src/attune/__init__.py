@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
 
 
 def finetune(
-    data_or_config: str | os.PathLike[str] | Config,
+    data_or_config: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Config,
     *,
     settings: Mapping[str, Any] | None = None,
     on_event: Listener | None = None,
@@ -60,16 +60,22 @@ def resume(run: str | os.PathLike[str], *, on_event: Listener | None = None) -> 
 
 
 def check(
-    data_or_config: str | os.PathLike[str] | Config, *, settings: Mapping[str, Any] | None = None, **groups: Any
+    data_or_config: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Config,
+    *,
+    against: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **groups: Any,
 ) -> dict[str, Any]:
     """Return whether rows are fit to train on: the JSON document of `attune check`. With model="folder" also tokens.
 
-    Settings as in finetune(). Raises attune.errors.DataError for a file that cannot be used at all.
+    `against`: a file of real prompts that the training prompts should be like. Settings as in finetune().
+    Raises attune.errors.DataError for a file that cannot be used at all.
     """
     from attune.config_file import make_config
     from attune.train.check import check_rows
 
-    return check_rows(make_config(data_or_config, groups, settings or {}))
+    config = make_config(data_or_config, groups, settings or {})
+    return dict(check_rows(config, against="" if against is None else os.fspath(against)).document)
 
 
 def evaluate(

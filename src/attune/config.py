@@ -19,10 +19,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class SourceConfig(Section):
+    """One of several sources of training rows."""
+
+    path: str = Field(description="A file, a folder, a glob or hub:owner/name.")
+    weight: PositiveFloat = Field(default=1.0, description="How often each of its rows comes in an epoch: 2 is twice, 0.5 in every second epoch.")
+    name: str = Field(default="", description="What its rows are called in breakdowns; empty: the file's name.")
+
+
 class DataConfig(Section):
     """What is learned from, and which of its tokens."""
 
-    train: str = Field(default="", description="File with the training rows: JSONL, JSON or CSV.")
+    train: str | list[str | SourceConfig] = Field(default="", description="Training rows: a file (JSONL, JSON, CSV, Parquet; also gzip, zstd, xz), a folder, a glob, hub:owner/name, or a list of these, each as a path or as {path, weight, name}.")
     valid: str = Field(default="", description="File with validation rows; empty: a seeded share of the training rows is held out.")
     valid_share: Share = Field(default=0.05, description="Share of the training rows held out when data.valid is empty; 0 for none.")
     valid_rows: Positive = Field(default=200, description="Most rows held out by data.valid_share.")
@@ -33,6 +41,11 @@ class DataConfig(Section):
     overlong: Literal["drop", "cut", "split", "error"] = Field(default="drop", description="What happens to rows over data.max_length; cut and split pieces carry no false end token.")
     on_empty: Literal["drop", "keep", "error"] = Field(default="drop", description="What happens to rows with an empty answer.")
     skip_bad_rows: Annotated[int, Field(ge=0)] = Field(default=0, description="How many unreadable or malformed rows may be dropped (and listed in the ledger) before the run refuses to start.")
+    allow: list[str] = Field(default_factory=list, description="Rules of the check that may be broken, by id or name, such as D05,secret: their findings stay, as infos.")
+    ignore: str = Field(default="", description="File of findings to pass over, one a line: RULE, RULE FILE or RULE FILE:LINE (or FILE:FIRST-LAST); # begins a comment.")
+    duplicates: Literal["keep", "drop"] = Field(default="keep", description="What happens to rows that repeat an earlier one in every word: keep trains them again, drop does not.")
+    test: list[str] = Field(default_factory=list, description="Files of test sets and benchmarks that training rows must not repeat; never trained on.")
+    answer_schema: str = Field(default="", description="File with a JSON Schema that every answer must meet.")
     max_row_bytes: Positive = Field(default=16 * 1024 * 1024, description="Largest row in bytes; longer ones are bad rows.")
 
 

@@ -70,12 +70,24 @@ def load_config(
 def load_run_config(folder: Path, find: Callable[[str], str]) -> Config:
     """Return the config of a run folder; `find` says where a path that the run was given stands now."""
     config = load_config(folder / "config.yaml")
-    data = {f"data.{key}": getattr(config.data, key) for key in ("train", "valid", "template")}
-    return config.with_values({name: find(path) for name, path in {"model": config.model, **data}.items()})
+    data = {f"data.{key}": getattr(config.data, key) for key in ("valid", "template", "ignore", "answer_schema")}
+    values: dict[str, Any] = {name: find(path) for name, path in {"model": config.model, **data}.items()}
+    values["data.train"] = _found(config.data.train, find)
+    values["data.test"] = [find(path) for path in config.data.test]
+    return config.with_values(values)
 
 
-def make_config(source: str | os.PathLike[str] | Config, *flags: Mapping[str, Any]) -> Config:
-    """Return the Config of a file of rows, a config file or a Config, changed by Python settings; later ones win."""
+def _found(train: Any, find: Callable[[str], str]) -> Any:
+    """Return data.train with every path as `find` gives it."""
+    if isinstance(train, str):
+        return find(train)
+    return [find(item) if isinstance(item, str) else {**item.model_dump(), "path": find(item.path)} for item in train]
+
+
+def make_config(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Config, *flags: Mapping[str, Any]
+) -> Config:
+    """Return the Config of sources of rows, a config file or a Config, changed by Python settings; later ones win."""
     if isinstance(source, Config):
         return build_config(None, [source.model_dump(), *flags], [])
     path, first = train_source(source, None)
@@ -116,13 +128,19 @@ def json_schema() -> dict[str, Any]:
     return Config.model_json_schema()
 
 
-def train_source(target: str | os.PathLike[str] | None, config: str | None) -> tuple[str | None, dict[str, Any]]:
-    """Return (config file, flags) of a word that names either a config or a file of rows, beside an option --config."""
-    if target is None:
+def train_source(
+    targets: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None, config: str | None
+) -> tuple[str | None, dict[str, Any]]:
+    """Return (config file, flags) of words that name either a config or sources of rows, beside an option --config."""
+    if not targets:
         return config, {}
-    target = os.fspath(target)
-    if not target.lower().endswith(CONFIG_SUFFIXES):
-        return config, {"data.train": target}
+    words = [targets] if isinstance(targets, (str, os.PathLike)) else targets
+    names = [os.fspath(word) for word in words]
+    target = next((name for name in names if name.lower().endswith(CONFIG_SUFFIXES)), None)
+    if target is None:
+        return config, {"data.train": names[0] if len(names) == 1 else names}
+    if len(names) > 1:
+        raise ConfigError(f"a config file ({target}) and other names are given: {', '.join(names[:4])}. Keep one.")
     if config is not None:
         raise ConfigError(f"two config files are given: {target} and {config}. Keep one.")
     return target, {}
@@ -238,9 +256,16 @@ def _validate(settings: Mapping[str, Setting], problems: list[str]) -> Config | 
 
 
 def _typed(value: Any, field: FieldInfo) -> Any:
-    """Read plain text as what the setting wants, so that 1e-4 is a number and a folder called no stays text."""
+    """Read plain text as what the setting wants, so that 1e-4 is a number and a folder called no stays text.
+
+    Where only a list of texts is wanted, text is one with commas between its items.
+    """
+    if isinstance(value, list):
+        return [_item(item) for item in value]
     if not isinstance(value, Text):
         return value
+    if kinds_of(field) == {list[str]}:
+        return [part.strip() for part in value.text.split(",") if part.strip()]
     if value.quoted:
         return value.text
     kinds, text = kinds_of(field), value.text
@@ -252,6 +277,18 @@ def _typed(value: Any, field: FieldInfo) -> Any:
     if bool in kinds and text.lower() in TRUE + FALSE:
         return text.lower() in TRUE
     return text
+
+
+def _item(value: Any) -> Any:
+    """Return an item of a list in a config file as plain values: a text, or a source with its weight."""
+    if isinstance(value, Group):
+        return {
+            key: float(item.text)
+            if isinstance(item, Text) and not item.quoted and NUMBER.fullmatch(item.text)
+            else _item(item)
+            for key, (_, item) in value.entries.items()
+        }
+    return value.text if isinstance(value, Text) else value
 
 
 def _fault_of_value(item: Any, settings: Mapping[str, Setting]) -> tuple[str, str]:

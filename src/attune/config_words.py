@@ -143,6 +143,8 @@ def describe_kind(name: str) -> str:
             words.append("text")
         elif get_origin(part) is dict:
             words.append("a group such as {prompt: question}")
+        elif get_origin(part) is list:
+            words.append("texts with commas between" if part == list[str] else "a list of sources")
     *most, last = [*words, *choices_of(field)] or [""]
     joint = ", or " if words and most else " or "
     return f"{', '.join(most)}{joint if most else ''}{last}"
@@ -153,7 +155,7 @@ def setting_lines() -> list[tuple[str, list[tuple[str, str]]]]:
     groups: dict[str, list[tuple[str, str]]] = {}
     for name, field in setting_fields().items():
         default = field.get_default(call_default_factory=True)
-        shown = f"default {default}" if default not in ("", {}) else "no default"
+        shown = f"default {default}" if default not in ("", {}, []) else "no default"
         text = f"{field.description} [{describe_kind(name)}; {shown}]"
         groups.setdefault(name.rpartition(".")[0] or "run", []).append((f"--{name}", text))
     return list(groups.items())

@@ -60,7 +60,8 @@ class Example:
 class Encoded:
     """A row as tokens. `learned[i]` says that token i is learned, that is predicted from the tokens before it.
 
-    tokens: int32 [length]; learned: bool [length]; state `cut` means its end was cut off and carries no terminator.
+    tokens: int32 [length]; learned: bool [length]; weights: float32 [length], the loss weight of each token, None if
+    all are 1; state `cut` means its end was cut off and carries no terminator.
     """
 
     place: Place
@@ -68,7 +69,7 @@ class Encoded:
     learned: np.ndarray
     state: RowState = "used"
     source: str = ""
-    weight: float = 1.0
+    weights: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from attune.train.defaults import Facts, learning_rate_for, resolve
 FACTS = Facts(
     parameters=10_000_000,
     device="cpu",
+    steps=90,
     steps_per_epoch=30,
     has_valid=True,
     max_length=512,

@@ -3,34 +3,113 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attune.cli.options import ConfigFile, Json, read_settings
+from attune.cli.options import Allow, ConfigFile, Ignore, Json, read_settings, words_of
+
+if TYPE_CHECKING:
+    from attune.train.check import Checked
+
+Against = Annotated[
+    str | None,
+    typer.Option("--against", metavar="FILE", help="Real prompts that the training prompts should be like."),
+]
+Test = Annotated[
+    list[str] | None,
+    typer.Option("--test", metavar="FILE", help="Test set that training rows must not repeat; repeatable.."),
+]
+SchemaFile = Annotated[
+    str | None, typer.Option("--schema", metavar="FILE", help="JSON Schema that every answer must meet.")
+]
+Show = Annotated[int, typer.Option("--show", metavar="N", min=0, help="Print N training rows, learned tokens marked.")]
+Score = Annotated[bool, typer.Option("--score", help="Score every answer with --model: rules D17 and D18.")]
+Fix = Annotated[
+    str | None, typer.Option("--fix", metavar="OUT", help="Write a cleaned copy and a ledger of what was done.")
+]
+Report = Annotated[str | None, typer.Option("--report", metavar="HTML", help="Write a page that opens offline.")]
+Sarif = Annotated[str | None, typer.Option("--sarif", metavar="FILE", help="Write the findings as SARIF 2.1.0.")]
 
 
-def check(context: typer.Context, *, config: ConfigFile = None, json: Json = False) -> None:
+def check(
+    context: typer.Context,
+    *,
+    config: ConfigFile = None,
+    against: Against = None,
+    test: Test = None,
+    schema: SchemaFile = None,
+    allow: Allow = None,
+    ignore: Ignore = None,
+    show: Show = 0,
+    score: Score = False,
+    fix: Fix = None,
+    report: Report = None,
+    sarif: Sarif = None,
+    json: Json = False,
+) -> None:
     """Say whether rows are fit to train on.
 
-    Reads every row as training would and says which would be learned, and what is wrong: attune check rows.jsonl
+    Reads every row as training would and says what is wrong, line by line: attune check rows.jsonl
 
-    With --model FOLDER also tokens, lengths and the mask are checked.
+    With --model FOLDER also tokens, lengths, the chat template and the mask are checked.
     """
-    settings = read_settings(context, config)
+    own = {
+        "data.test": list(test or ()),
+        "data.answer_schema": schema,
+        "data.allow": words_of(allow),
+        "data.ignore": ignore,
+    }
+    settings = read_settings(context, config, own)
     from attune.cli.screen import Screen
     from attune.errors import DataError
     from attune.show.summary import check_lines
     from attune.train.check import check_rows, unusable
 
-    with Screen(json=json) as screen:
+    with Screen(json=json, progress=sys.stderr) as screen:
         try:
-            document = check_rows(settings)
+            checked = check_rows(settings, against=against or "", with_scores=score)
         except DataError as error:
             if not json:
                 raise
-            document = unusable(error)
-        given = [*(["--config", config] if config else []), *context.args]
+            screen.finish(unusable(error))
+            raise typer.Exit(DataError.exit_code) from None
+        document = dict(checked.document)
+        if fix:
+            document["fixed"] = checked.fix(Path(fix))
+        lines = [] if json else _shown(checked, show)
+        _write_files(checked, document, report=report, sarif=sarif)
+        given = shlex.join([*(["--config", config] if config else []), *context.args])
         model = "" if settings.model else " --model FOLDER"
-        screen.finish(document, check_lines(document, f"attune train {shlex.join(given)}{model}"))
+        end = check_lines(
+            document,
+            f"attune train {given}{model}",
+            fix_command="" if fix else f"attune check {given} --fix OUT",
+            report=report or "",
+        )
+        screen.finish(document, [*lines, *end])
     if not document["ok"]:
         raise typer.Exit(DataError.exit_code)
+
+
+def _shown(checked: Checked, count: int) -> list[str]:
+    """Return rows for a terminal, with colours where it has them."""
+    if not count:
+        return []
+    from attune.show.row_lines import row_lines
+
+    return list(row_lines(checked.rows(count), colours=sys.stdout.isatty()))
+
+
+def _write_files(checked: Checked, document: dict[str, Any], *, report: str | None, sarif: str | None) -> None:
+    if report:
+        from attune.show.data_report import write_data_report
+
+        write_data_report(document, checked.rows(), Path(report))
+    if sarif:
+        from attune.record import json_text, write_atomic
+        from attune.show.sarif import sarif as to_sarif
+
+        write_atomic(Path(sarif), json_text(to_sarif(document)).encode())

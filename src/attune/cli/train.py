@@ -8,21 +8,29 @@ from typing import Annotated
 
 import typer
 
-from attune.cli.options import ConfigFile, Json, read_settings
+from attune.cli.options import Allow, ConfigFile, Ignore, Json, read_settings, words_of
 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, print the resolved config with its reasons, and stop.")
 ]
 
 
-def train(context: typer.Context, *, config: ConfigFile = None, dry_run: DryRun = False, json: Json = False) -> None:
+def train(
+    context: typer.Context,
+    *,
+    config: ConfigFile = None,
+    allow: Allow = None,
+    ignore: Ignore = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
     """Tune a model on a file of rows, or as a config says.
 
     With a file of rows: attune train rows.jsonl --model FOLDER
 
     With a config: attune train config.yaml train.steps=50
     """
-    settings = read_settings(context, config)
+    settings = read_settings(context, config, {"data.allow": words_of(allow), "data.ignore": ignore})
     from attune.cli.screen import Screen, next_after_training
     from attune.config_file import dump_yaml
     from attune.show.at_end import ReportAtEnd

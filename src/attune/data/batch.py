@@ -32,7 +32,9 @@ def to_batch(corpus: Corpus, rows: Sequence[int] | NDArray[np.integer]) -> Batch
     targets[offsets[1:] - 1] = NOT_LEARNED
     longest = int(lengths.max())
     document_offsets = torch.from_numpy(offsets.astype(np.int32))
-    weights = None if corpus.weights is None else torch.from_numpy(np.repeat(corpus.weights[chosen], lengths))
+    weights = None
+    if corpus.weights is not None:  # a position carries the weight of the token that it predicts
+        weights = torch.from_numpy(np.append(corpus.weights[index][1:], np.float32(1)))
     return Batch(
         tokens=torch.from_numpy(tokens),
         positions=torch.from_numpy(positions),

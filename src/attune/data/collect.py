@@ -6,6 +6,7 @@ import gc
 import heapq
 from array import array
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from tokenizers import Encoding
 
-from attune.data.corpus import STATES, Corpus, Places
-from attune.data.intake import Intake
+from attune.data.corpus import STATES, Corpus, Places, join_weights
+from attune.data.intake import Intake, LeftOut
 from attune.data.line import BadRow
 from attune.data.mask import Masker
 from attune.data.overlong import Policy, Toll, refuse_overlong, shorten
 from attune.data.split import draw
+from attune.data.survey import Part, Survey
 from attune.data.turns import Rendered
 from attune.types import Encoded, Example, Place, RowState
 
@@ -37,6 +39,8 @@ class Fates:
     reasons: array[int] = field(default_factory=lambda: array("h"))
     tokens: array[int] = field(default_factory=lambda: array("q"))  # 0 where the row was never encoded
     kept: array[int] = field(default_factory=lambda: array("q"))  # of these, how many are trained on or held out
+    learned: array[int] = field(default_factory=lambda: array("q"))  # of all tokens, before any limit
+    numbers: array[int] = field(default_factory=lambda: array("q"))  # in the survey; -1 where the row is not in it
     words: dict[str, int] = field(default_factory=lambda: {"": 0})
 
     def note(self, place: Place, state: RowState, reason: str = "") -> int:
@@ -47,6 +51,8 @@ class Fates:
         self.reasons.append(self.words.setdefault(reason, len(self.words)) if reason else 0)
         self.tokens.append(0)
         self.kept.append(0)
+        self.learned.append(0)
+        self.numbers.append(-1)
         return len(self.lines) - 1
 
     def change(self, row: int, state: RowState, reason: str = "") -> None:
@@ -72,8 +78,11 @@ def _rare_collections() -> Iterator[None]:
 class Collection:
     """A file's rows as they come to be flat arrays; `run` fills it once."""
 
-    def __init__(self, intake: Intake, masker: Masker, *, limit: int, policy: Policy) -> None:
+    def __init__(
+        self, intake: Intake, masker: Masker, survey: Survey, *, part: Part, limit: int, policy: Policy
+    ) -> None:
         self.intake, self.masker = intake, masker
+        self.survey, self.part = survey, part
         self.limit, self.policy = limit, policy
         self.fates, self.toll = Fates(), Toll()
         self.learned_in = 0
@@ -84,7 +93,9 @@ class Collection:
         self._keeps_examples = False
         self._tokens: list[np.ndarray] = []
         self._learned: list[np.ndarray] = []
-        self._lengths, self._weights = array("q"), array("f")
+        self._lengths = array("q")
+        self._weights: list[np.ndarray | None] = []  # of each chunk
+        self._sources: list[str] = []
 
     def run(self, *, draw_seed: int | None, keeps_examples: bool = False) -> None:
         """Take the whole file in; with a seed, rows also draw lots for being held out.
@@ -100,6 +111,7 @@ class Collection:
             for chunk in self._chunks():
                 rendered = [self.masker.template.render(example) for _, example in chunk]
                 future = pool.submit(self.masker.encode_texts, rendered)
+                self._look(chunk)  # while the tokenizer's own threads work
                 if waiting:
                     self._finish(*waiting, draw_seed=draw_seed)
                 waiting = (chunk, rendered, future)
@@ -108,6 +120,32 @@ class Collection:
         self.intake.refuse_bad_rows()
         if self.policy == "error":
             refuse_overlong(self.toll, self.limit)
+
+    def look_only(self) -> None:
+        """Read the file for the survey alone: its rows are held out, and nothing is encoded."""
+        for row in self.intake.stream():
+            if isinstance(row, Example):
+                number = self.fates.note(row.place, "held_out", "test set")
+                self._look([(number, row)])
+            else:
+                self._note_unusable(row)
+        self.intake.refuse_bad_rows()
+
+    def examples_at(self, rows: AbstractSet[int]) -> list[Example]:
+        """Return the examples of some rows in file order: those that were kept, others read again."""
+        kept = {-number: example for _, number, example in self.lowest}
+        if all(row in kept for row in rows):
+            return [kept[row] for row in sorted(rows)]
+        wanted = {self.fates.offsets[row] for row in rows}
+        again = Intake(self.intake.path, self.intake.config, self.intake.source).stream()
+        return [row for row in again if isinstance(row, Example) and row.place.offset in wanted]
+
+    def _look(self, chunk: Sequence[tuple[int, Example]]) -> None:
+        """Hand the rows of a chunk to the survey."""
+        first = len(self.survey)
+        self.survey.take((example for _, example in chunk), self.part)
+        for number, (row, _) in enumerate(chunk, start=first):
+            self.fates.numbers[row] = number
 
     def _chunks(self) -> Iterator[list[tuple[int, Example]]]:
         """Yield the usable rows in chunks with their numbers; once there are too many bad rows only look for more."""
@@ -123,12 +161,13 @@ class Collection:
                 if len(chunk) >= size or row.place.offset - first_byte > CHUNK_BYTES:
                     yield chunk
                     chunk, size = [], min(2 * size, CHUNK_ROWS)
-            elif isinstance(row, BadRow):
-                self.fates.note(row.place, "dropped", f"bad row: {row.kind}")
             else:
-                self.fates.note(row.place, "dropped", "empty answer")
+                self._note_unusable(row)
         if chunk and len(bad) <= allowed:
             yield chunk
+
+    def _note_unusable(self, row: LeftOut | BadRow) -> None:
+        self.fates.note(row.place, "dropped", f"bad row: {row.kind}" if isinstance(row, BadRow) else row.reason)
 
     def _finish(
         self,
@@ -158,13 +197,15 @@ class Collection:
             self._tokens.append(np.concatenate([piece.tokens for piece in pieces]))
             self._learned.append(np.concatenate([piece.learned for piece in pieces]))
             self._lengths.extend(len(piece.tokens) for piece in pieces)
-            self._weights.extend(piece.weight for piece in pieces)
+            self._weights.append(join_weights(pieces))
+            self._sources.extend(piece.source for piece in pieces)
 
     def _kept(self, number: int, row: Encoded) -> list[Encoded]:
         """Return what is trained of a row, and note its fate and its tokens."""
         learned = int(np.count_nonzero(row.learned))
         length = self.fates.tokens[number] = len(row.tokens)
         self.learned_in += learned
+        self.fates.learned[number] = learned
         if not learned:
             self.fates.change(number, "dropped", "nothing to learn")
             return []
@@ -200,12 +241,22 @@ class Collection:
         rows = np.frombuffer(self.rows_of, np.int64) if len(self.rows_of) else np.zeros(0, np.int64)
         lines = np.array(fates.lines, dtype=np.int64)[rows]
         offsets = np.array(fates.offsets, dtype=np.int64)[rows]
-        weights = np.array(self._weights, dtype=np.float32)
         return Corpus(
             np.concatenate(self._tokens) if self._tokens else np.zeros(0, np.int32),
             np.concatenate(self._learned) if self._learned else np.zeros(0, bool),
             np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(self._lengths, dtype=np.int64))]),
             Places((self.intake.path,), np.zeros(len(rows), np.int16), lines, offsets),
-            (self.intake.path,) * len(rows),
-            None if bool((weights == 1).all()) else weights,
+            tuple(self._sources),
+            self._all_weights(),
+        )
+
+    def _all_weights(self) -> np.ndarray | None:
+        """Return the loss weights of all tokens; None if all are 1."""
+        if all(weights is None for weights in self._weights):
+            return None
+        return np.concatenate(
+            [
+                np.ones(len(tokens), np.float32) if weights is None else weights
+                for tokens, weights in zip(self._tokens, self._weights, strict=True)
+            ]
         )

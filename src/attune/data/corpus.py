@@ -77,7 +77,8 @@ class Entries(Sequence[LedgerEntry]):
 class Corpus:
     """Rows laid end to end: row i is tokens[offsets[i]:offsets[i + 1]]; learned[t] says that token t is learned.
 
-    tokens: int32 [N]; learned: bool [N]; offsets: int64 [rows + 1]; weights: float32 [rows], None if all are 1.
+    tokens: int32 [N]; learned: bool [N]; offsets: int64 [rows + 1]; weights: float32 [N], the loss weight of each
+    token, None if all are 1; copies: float32 [rows], how often each row comes in an epoch, None: once.
     """
 
     tokens: NDArray[np.int32]
@@ -86,6 +87,7 @@ class Corpus:
     places: Places
     sources: tuple[str, ...]
     weights: NDArray[np.float32] | None = None
+    copies: NDArray[np.float32] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -118,19 +120,28 @@ class Corpus:
             np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
             self.places.take(rows),
             tuple(self.sources[row] for row in rows),
-            None if self.weights is None else self.weights[rows],
+            None if self.weights is None else self.weights[held],
+            None if self.copies is None else self.copies[rows],
         )
 
 
 def to_corpus(rows: Sequence[Encoded]) -> Corpus:
     """Return encoded rows as a corpus."""
     lengths = np.fromiter((len(row.tokens) for row in rows), np.int64, len(rows))
-    weights = np.fromiter((row.weight for row in rows), np.float32, len(rows))
     return Corpus(
         np.concatenate([row.tokens for row in rows]) if rows else np.zeros(0, np.int32),
         np.concatenate([row.learned for row in rows]) if rows else np.zeros(0, bool),
         np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         Places.of([row.place for row in rows]),
         tuple(row.source for row in rows),
-        None if bool((weights == 1).all()) else weights,
+        join_weights(rows),
+    )
+
+
+def join_weights(rows: Sequence[Encoded]) -> NDArray[np.float32] | None:
+    """Return the loss weights of all tokens of some rows, float32 [tokens]; None if all are 1."""
+    if all(row.weights is None for row in rows):
+        return None
+    return np.concatenate(
+        [np.ones(len(row.tokens), np.float32) if row.weights is None else row.weights for row in rows]
     )

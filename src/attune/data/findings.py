@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from attune.data.collect import Collection
 from attune.data.intake import NAMED_LINES, Intake
+from attune.data.line import BadRow
+from attune.data.lint.catalog import RULES
+from attune.data.lint.thresholds import DEFAULT
+from attune.data.lint.verdict import RANK, soften, to_findings
+from attune.data.lint.waivers import Waivers
 from attune.data.mask import Masker
 from attune.data.overlong import toll_finding
+from attune.data.survey import Surveyed
 from attune.data.template import ChatTemplate
 from attune.types import Finding, Place, Severity
 
+MOST_NAMED = 3  # errors that a message spells out
 
-def find(collections: Sequence[Collection], template: ChatTemplate) -> tuple[Finding, ...]:
-    """Return what a preparation noticed: how files were read, which rows were dropped, what was done to others."""
+
+def find(
+    collections: Sequence[Collection], template: ChatTemplate, surveyed: Surveyed, waivers: Waivers
+) -> tuple[Finding, ...]:
+    """Return what a preparation noticed: how files were read, what the rules found, what was done to rows."""
     found = [_template_finding(template, sum(collection.intake.rows for collection in collections))]
     for collection in collections:
         rows, toll = collection.intake.rows, collection.toll
@@ -22,8 +34,60 @@ def find(collections: Sequence[Collection], template: ChatTemplate) -> tuple[Fin
             learned, limit = collection.learned_in, collection.limit
             found.append(toll_finding(toll, rows=rows, learned=learned, limit=limit, policy=collection.policy))
         found += _mask_findings(collection.masker, rows)
-    rank = {"error": 0, "warning": 1, "info": 2}
-    return tuple(sorted(found, key=lambda finding: rank[finding.severity]))
+    return in_order([*(soften(finding, waivers) for finding in found), *find_in_rows(surveyed, waivers)])
+
+
+def find_in_rows(surveyed: Surveyed, waivers: Waivers) -> list[Finding]:
+    """Return what the rules found in the rows, without what the user lets pass."""
+    return to_findings(
+        surveyed.found,
+        surveyed.places.__getitem__,
+        surveyed.num_checked,
+        waivers=waivers,
+        held_out=int(np.count_nonzero(surveyed.parts != "train")),
+    )
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings with errors first, then warnings, then infos."""
+    return tuple(sorted(findings, key=lambda finding: RANK[finding.severity]))
+
+
+def refusal_text(findings: Iterable[Finding]) -> str:
+    """Return why training does not start, in at most six lines; empty if no finding is an error."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        return ""
+    said = [f"{finding.id} {finding.name}: {finding.message}" for finding in errors[:MOST_NAMED]]
+    if len(errors) > MOST_NAMED:
+        said.append(f"and {len(errors) - MOST_NAMED} more kinds of faults.")
+    names = ",".join(dict.fromkeys(finding.name for finding in errors))
+    return "\n".join(
+        [
+            *said,
+            "Nothing was trained. attune check names every row (--fix OUT mends what is certain).",
+            f"If the rows are meant so: --data.allow {names}",
+        ]
+    )
+
+
+def find_refused(intake: Intake, allowed: int) -> list[Finding]:
+    """Return an error for each kind of bad row, when there are more of them than `allowed`."""
+    if len(intake.bad) <= allowed:
+        return []
+    kinds: dict[tuple[str, str], list[BadRow]] = {}
+    for row in intake.bad:
+        kinds.setdefault((row.rule, row.kind), []).append(row)
+    found = []
+    for (name, kind), rows in kinds.items():
+        examples = tuple(
+            {"file": row.place.file, "line": row.place.line, "text": row.text} for row in rows[: DEFAULT.most_examples]
+        )
+        message, share = intake.kind_text(kind, rows), len(rows) / max(1, intake.rows)
+        fix = f"Mend the rows, or drop all bad ones with data.skip_bad_rows = {len(intake.bad)}."
+        identity = RULES[name].id if name in RULES else "R02"
+        found.append(Finding(identity, name, "error", len(rows), share, message, fix, examples))
+    return found
 
 
 def find_reading(intake: Intake) -> list[Finding]:
@@ -68,7 +132,7 @@ def _mask_findings(masker: Masker, rows: int) -> list[Finding]:
             "encoded as plain text, not as control tokens."
         )
         fix = "If the rows were rendered with a template before, give the bare messages instead."
-        found.append(_warning("D02", "template-in-content", (controls, rows), message=message, fix=fix))
+        found.append(_warning("T05", "control-text", (controls, rows), message=message, fix=fix, severity="info"))
     if lossy:
         message = (
             f"{_rows(lossy)} ({_lines(lossy)}) hold characters that this tokenizer cannot give back: "

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from attune.data.border import Borders
@@ -79,7 +80,7 @@ class Masker:
     def _learned_spans(self, example: Example, rendered: Rendered) -> tuple[Span, ...]:
         """Return the stretches of the text that the mask mode and the messages' own flags select."""
         if self._is_whole(example):
-            return (Span(0, len(rendered.text), "", rendered.text),)
+            return (Span(0, len(rendered.text), "", rendered.text, _common_weight(example)),)
         last = rendered.turns[-1].message if rendered.turns else -1
         turns = iter(rendered.turns)
         spans = []
@@ -90,10 +91,10 @@ class Masker:
             if not (by_mode if message.train is None else message.train) or message.weight == 0:
                 continue
             if turn is None:
-                spans.append(self._context_span(example, rendered, number))
+                spans.append(self._context_span(example, rendered, number)._replace(weight=message.weight))
             else:
                 self._refuse_unlearnable(example, turn, is_last=number == last)
-                spans.append(Span(turn.start, turn.end, turn.border, turn.expected))
+                spans.append(Span(turn.start, turn.end, turn.border, turn.expected, message.weight))
         return tuple(spans)
 
     def _refuse_unlearnable(self, example: Example, turn: Turn, *, is_last: bool) -> None:
@@ -202,7 +203,7 @@ def _to_rows(drafts: Sequence[Draft]) -> list[Encoded]:
         learned[start : start + 1] = False
         example = draft.example
         rows.append(
-            Encoded(example.place, tokens[start:end], learned[start:end], "used", example.source, _weight(example))
+            Encoded(example.place, tokens[start:end], learned[start:end], "used", example.source, _weights(draft))
         )
         start = end
     return rows
@@ -224,12 +225,26 @@ def _token_range(encoding: Encoding, span: Span, lengths: tuple[int, int]) -> tu
     return first, last
 
 
-def _weight(example: Example) -> float:
-    """Return a row's loss weight: its own times that of its learned turns, which have one in common."""
-    for message in example.messages:
-        if message.role == "assistant" and message.train is not False and message.weight > 0:
-            return example.weight * message.weight
-    return example.weight
+def _weights(draft: Draft) -> NDArray[np.float32] | None:
+    """Return the loss weight of each token, the row's own times that of its turn; None if all are 1."""
+    own = draft.example.weight
+    if own == 1 and all(span.weight == 1 for span in draft.spans):
+        return None
+    weights = np.full(len(draft.ids), own, dtype=np.float32)
+    for span, (first, last) in zip(draft.spans, draft.ranges, strict=True):
+        weights[first:last] = own * span.weight
+    return weights
+
+
+def _common_weight(example: Example) -> float:
+    """Return the weight that all turns of a row have in common, for a row that is learned as a whole."""
+    weights = {message.weight for message in example.messages if message.role == "assistant"}
+    if len(weights) > 1:
+        raise TemplateError(
+            f"{example.place} gives its turns different weights, and data.mask = all learns the row as one piece.\n"
+            "Use another data.mask, or one weight for the row."
+        )
+    return weights.pop() if weights else 1.0
 
 
 def encode_prompt(

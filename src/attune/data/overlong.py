@@ -66,7 +66,8 @@ def shorten(row: Encoded, limit: int, policy: Policy) -> tuple[list[Encoded], in
 def _piece(row: Encoded, start: int, end: int, state: Literal["cut", "used"]) -> Encoded:
     learned = row.learned[start:end].copy()
     learned[:1] = False
-    return Encoded(row.place, row.tokens[start:end], learned, state, row.source, row.weight)
+    weights = None if row.weights is None else row.weights[start:end]
+    return Encoded(row.place, row.tokens[start:end], learned, state, row.source, weights)
 
 
 def refuse_overlong(toll: Toll, limit: int) -> None:

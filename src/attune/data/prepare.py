@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attune.config import Config
 from attune.data.collect import Collection
-from attune.data.corpus import STATES, Corpus, Entries, Places
-from attune.data.findings import find
+from attune.data.corpus import STATES, Corpus, Entries
+from attune.data.findings import find, refusal_text
 from attune.data.intake import Intake, read_examples
+from attune.data.join import Joined, join_entries
+from attune.data.lint.rows import RowOptions
+from attune.data.lint.waivers import Waivers, open_waivers
 from attune.data.mask import Masker
+from attune.data.preview import preview_rows
+from attune.data.schema_file import open_answer_schema
+from attune.data.sources import Source, open_sources
 from attune.data.split import choose_held_out
+from attune.data.survey import Part, Survey, Surveyed
 from attune.data.template import ChatTemplate, ShapeMismatchError, open_template
 from attune.data.tokenizer import Tokenizer
 from attune.errors import ConfigError, DataError
@@ -26,15 +31,15 @@ from attune.types import Example, Finding, Ledger
 __all__ = ["Prepared", "prepare", "read_examples", "resolve_max_length"]
 
 LONGEST_BY_DEFAULT = 4096
-PREVIEW_ROWS = 8
+HELD_OUT = "validation"
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Everything that training needs to know of the data.
 
-    `entries` has a line for every input row, the training file's first. `valid_examples` are the held-out rows before
-    encoding, one for each input row of `valid`. `layouts` says for each file how it was read.
+    `entries` has a line for every input row, training files first, then validation and test sets. `valid_examples` are
+    the held-out rows before encoding, one for each input row of `valid`. `layouts` says for each file how it was read.
     """
 
     train: Corpus
@@ -42,12 +47,14 @@ class Prepared:
     ledger: Ledger
     entries: Entries
     findings: tuple[Finding, ...]
-    preview: tuple[Mapping[str, Any], ...]
+    preview: tuple[Mapping[str, object], ...]
     template: ChatTemplate
     layouts: Mapping[str, str]
     valid_examples: tuple[Example, ...]
     max_length: int
     max_length_reason: str
+    surveyed: Surveyed
+    collections: tuple[Collection, ...]
 
     @property
     def largest_id(self) -> int:
@@ -55,8 +62,14 @@ class Prepared:
         corpora = (self.train, self.valid) if self.valid is not None else (self.train,)
         return max(int(corpus.tokens.max()) for corpus in corpora)
 
+    def refuse_errors(self) -> None:
+        """Raise DataError when a finding is an error: what `attune check` would not pass is not trained on."""
+        text = refusal_text(self.findings)
+        if text:
+            raise DataError(text)
 
-def prepare(config: Config, tokenizer: Tokenizer, *, model_length: int | None) -> Prepared:
+
+def prepare(config: Config, tokenizer: Tokenizer, *, model_length: int | None, with_coverage: bool = False) -> Prepared:
     """Return the data of a run, verified row by row. `model_length`: the most tokens the model can attend to.
 
     Raises: ConfigError, DataError or TemplateError, before anything is trained.
@@ -65,12 +78,13 @@ def prepare(config: Config, tokenizer: Tokenizer, *, model_length: int | None) -
         raise ConfigError("data.train is not set: name the file with the training rows.")
     limit, reason = resolve_max_length(config, model_length)
     template = open_template(config.data.template, tokenizer)
+    waivers = open_waivers(config.data.allow, config.data.ignore)
     try:
-        return _prepare(config, template, limit, reason)
+        return _Preparation(config, template, waivers, limit=limit, reason=reason).run(with_coverage=with_coverage)
     except ShapeMismatchError:
         # the template looks at the words of a message: render every row with Jinja itself
         template.compiles = False
-        return _prepare(config, template, limit, reason)
+        return _Preparation(config, template, waivers, limit=limit, reason=reason).run(with_coverage=with_coverage)
 
 
 def resolve_max_length(config: Config, model_length: int | None) -> tuple[int, str]:
@@ -91,108 +105,128 @@ def resolve_max_length(config: Config, model_length: int | None) -> tuple[int, s
     )
 
 
-def _prepare(config: Config, template: ChatTemplate, limit: int, reason: str) -> Prepared:
-    trained = _collect(config.data.train, config, template, limit=limit)
-    collections = [trained]
-    valid: Corpus | None
-    if config.data.valid:
-        held = _collect(config.data.valid, config, template, limit=limit)
-        collections.append(held)
-        train, valid, examples = trained.corpus(), held.corpus(), tuple(held.examples)
-        _mark_held_out(held, np.ones(held.num_pieces, dtype=bool))
-    else:
-        train, valid, examples = _split(trained, config)
-    entries = _entries(collections)
-    ledger = _ledger(entries, trained, train)
-    ledger.check()
-    return Prepared(
-        train=train,
-        valid=valid,
-        ledger=ledger,
-        entries=entries,
-        findings=find(collections, template),
-        preview=_preview(train, template.tokenizer, entries),
-        template=template,
-        layouts={collection.intake.path: collection.intake.stated for collection in collections},
-        valid_examples=examples,
-        max_length=limit,
-        max_length_reason=reason,
-    )
+class _Preparation:
+    """One go through all files; `run` is called once."""
 
+    def __init__(self, config: Config, template: ChatTemplate, waivers: Waivers, *, limit: int, reason: str) -> None:
+        self.config, self.template, self.waivers = config, template, waivers
+        self.limit, self.reason = limit, reason
+        options = RowOptions(special_tokens=tuple(template.tokenizer.special_tokens))
+        self.survey = Survey(options, open_answer_schema(config.data.answer_schema))
 
-def _collect(path: str, config: Config, template: ChatTemplate, *, limit: int) -> Collection:
-    """Return a file taken in. Raises: DataError when nothing of it can be used."""
-    collection = Collection(
-        Intake(path, config.data), Masker(template, config.data.mask), limit=limit, policy=config.data.overlong
-    )
-    is_valid = path == config.data.valid
-    draws_lots = not config.data.valid and config.data.valid_share > 0
-    collection.run(draw_seed=config.seed if draws_lots else None, keeps_examples=is_valid)
-    if collection.num_pieces:
-        return collection
-    toll, intake = collection.toll, collection.intake
-    if toll.rows:
-        raise DataError(
-            f"{path}: 0 of {intake.rows} rows keep an answer token at data.max_length {limit}; "
-            f"shortest needs {toll.shortest_need}.\n"
-            f"Set data.max_length = {toll.shortest_need} or more (the model must be able to attend to that many)"
-            + (", or data.overlong = split." if config.data.overlong != "split" else ".")
+    def run(self, *, with_coverage: bool) -> Prepared:
+        """Return the rows of all files as what is trained on and what is known of it."""
+        data = self.config.data
+        held_files = [file for file in (data.valid, *data.test) if file]
+        sources = open_sources(data.train, without=held_files)
+        trained = [self._collect(source, "train") for source in sources]
+        if not any(collection.num_pieces for collection in trained):
+            raise DataError(_nothing_text(trained, self.limit, data.overlong))
+        held = [self._collect(source, "valid") for source in open_sources(data.valid)] if data.valid else []
+        for collection in held:
+            if not collection.num_pieces:
+                raise DataError(_nothing_text([collection], self.limit, data.overlong))
+        tests = [self._look_at(file) for file in data.test]
+        surveyed = self.survey.finish(with_coverage=with_coverage)
+        joined = Joined(trained, [source.weight for source in sources])
+        copies = np.zeros(joined.corpus.num_rows, dtype=bool)
+        if data.duplicates == "drop":
+            copies = joined.repeats(surveyed.duplicates)
+            joined.mark(copies, "duplicate", "repeats an earlier row")
+        if held:
+            joined_held = Joined(held, [1.0] * len(held))
+            joined_held.mark(np.ones(joined_held.corpus.num_rows, dtype=bool), "held_out", HELD_OUT)
+            train = joined.corpus.keep(~copies) if copies.any() else joined.corpus
+            valid: Corpus | None = joined_held.corpus
+            examples = tuple(example for collection in held for example in collection.examples)
+        else:
+            train, valid, examples = self._split(joined, copies, surveyed)
+        collections = (*trained, *held, *tests)
+        entries = join_entries(collections)
+        ledger = _ledger(entries, trained, train)
+        ledger.check()
+        return Prepared(
+            train=train,
+            valid=valid,
+            ledger=ledger,
+            entries=entries,
+            findings=find(collections, self.template, surveyed, self.waivers),
+            preview=preview_rows(train, self.template.tokenizer, entries),
+            template=self.template,
+            layouts={collection.intake.path: collection.intake.stated for collection in collections},
+            valid_examples=examples,
+            max_length=self.limit,
+            max_length_reason=self.reason,
+            surveyed=surveyed,
+            collections=collections,
         )
-    raise DataError(
-        f"{path}: 0 of {intake.rows} rows can be learned from: {len(intake.bad)} bad, "
-        f"{len(intake.empty)} with an empty answer.\n"
+
+    def _collection(self, source: Source, part: Part) -> Collection:
+        data = self.config.data
+        intake = Intake(source.file, data, "" if source.name == source.file else source.name)
+        masker = Masker(self.template, data.mask)
+        return Collection(intake, masker, self.survey, part=part, limit=self.limit, policy=data.overlong)
+
+    def _collect(self, source: Source, part: Part) -> Collection:
+        """Return a file taken in."""
+        collection = self._collection(source, part)
+        draws_lots = part == "train" and not self.config.data.valid and self.config.data.valid_share > 0
+        collection.run(draw_seed=self.config.seed if draws_lots else None, keeps_examples=part == "valid")
+        return collection
+
+    def _look_at(self, file: str) -> Collection:
+        """Return a test set that was looked at and not encoded: its rows are only compared with training rows."""
+        collection = self._collection(Source(file, file), "test")
+        collection.look_only()
+        return collection
+
+    def _split(
+        self, joined: Joined, copies: NDArray[np.bool_], surveyed: Surveyed
+    ) -> tuple[Corpus, Corpus | None, tuple[Example, ...]]:
+        """Return training rows, held-out rows (None if there are none) and the held-out examples.
+
+        Rows that nearly repeat each other draw one lot together, so none is held out while its like is trained on.
+        """
+        data = self.config.data
+        everything = joined.corpus
+        chosen = np.zeros(everything.num_rows, dtype=bool)
+        if data.valid_share > 0:
+            draws = joined.draws_of(surveyed.duplicates.cluster_of)
+            chosen[~copies] = choose_held_out(draws[~copies], data.valid_share, most=data.valid_rows)
+        if not chosen.any():
+            return everything.keep(~copies) if copies.any() else everything, None, ()
+        if (chosen | copies).all():
+            raise DataError(
+                f"data.valid_share = {data.valid_share} holds out all {int(chosen.sum())} rows: "
+                "nothing is left to train on."
+            )
+        joined.mark(chosen, "held_out", HELD_OUT)
+        held = everything.keep(chosen)
+        held = Corpus(held.tokens, held.learned, held.offsets, held.places, held.sources, held.weights)
+        return everything.keep(~(chosen | copies)), held, joined.examples_of(chosen)
+
+
+def _nothing_text(collections: Sequence[Collection], limit: int, policy: str) -> str:
+    """Say why no row of some files can be learned."""
+    path = ", ".join(collection.intake.path for collection in collections[:3])
+    rows = sum(collection.intake.rows for collection in collections)
+    needs = [collection.toll.shortest_need for collection in collections if collection.toll.rows]
+    if needs:
+        return (
+            f"{path}: 0 of {rows} rows keep an answer token at data.max_length {limit}; shortest needs {min(needs)}.\n"
+            f"Set data.max_length = {min(needs)} or more (the model must be able to attend to that many)"
+            + (", or data.overlong = split." if policy != "split" else ".")
+        )
+    bad = sum(len(collection.intake.bad) for collection in collections)
+    empty = sum(len(collection.intake.empty) for collection in collections)
+    return (
+        f"{path}: 0 of {rows} rows can be learned from: {bad} bad, {empty} with an empty answer.\n"
         'Rows with an empty answer stay with data.on_empty = "keep".'
     )
 
 
-def _split(trained: Collection, config: Config) -> tuple[Corpus, Corpus | None, tuple[Example, ...]]:
-    """Return training rows, held-out rows (None if there are none) and the held-out examples."""
-    everything = trained.corpus()
-    chosen = (
-        choose_held_out(np.array(trained.draws), config.data.valid_share, most=config.data.valid_rows)
-        if config.data.valid_share > 0
-        else np.zeros(everything.num_rows, dtype=bool)
-    )
-    if not chosen.any():
-        return everything, None, ()
-    if chosen.all():
-        raise DataError(
-            f"data.valid_share = {config.data.valid_share} holds out all {everything.num_rows} rows: "
-            "nothing is left to train on."
-        )
-    _mark_held_out(trained, chosen)
-    rows = {int(row) for row in np.array(trained.rows_of, dtype=np.int64)[chosen]}
-    examples = sorted((-number, example) for _, number, example in trained.lowest if -number in rows)
-    return everything.keep(~chosen), everything.keep(chosen), tuple(example for _, example in examples)
-
-
-def _mark_held_out(collection: Collection, chosen: NDArray[np.bool_]) -> None:
-    """Note in the fates which rows are held out; a row that was also cut keeps that as its reason."""
-    fates = collection.fates
-    for row in dict.fromkeys(np.array(collection.rows_of, dtype=np.int64)[chosen].tolist()):
-        was_cut = STATES[fates.states[row]] == "cut"
-        fates.change(row, "held_out", "validation, cut: too long" if was_cut else "validation")
-
-
-def _entries(collections: Sequence[Collection]) -> Entries:
-    """Return the ledger's lines of all files, in order."""
-    words = list(dict.fromkeys(word for collection in collections for word in collection.fates.words))
-    states, reasons, numbers, lines, offsets = [], [], [], [], []
-    for number, collection in enumerate(collections):
-        fates = collection.fates
-        table = np.array([words.index(word) for word in fates.words], dtype=np.int16)
-        states.append(np.array(fates.states, dtype=np.int8))
-        reasons.append(table[np.array(fates.reasons, dtype=np.int16)])
-        lines.append(np.array(fates.lines, dtype=np.int64))
-        offsets.append(np.array(fates.offsets, dtype=np.int64))
-        numbers.append(np.full(len(fates.lines), number, dtype=np.int16))
-    files = [collection.intake.path for collection in collections]
-    places = Places(files, np.concatenate(numbers), np.concatenate(lines), np.concatenate(offsets))
-    return Entries(places, np.concatenate(states), np.concatenate(reasons), words)
-
-
-def _ledger(entries: Entries, trained: Collection, train: Corpus) -> Ledger:
-    """Return the sums. Tokens are those of the training rows: held-out rows are neither learned nor lost."""
+def _ledger(entries: Entries, trained: Sequence[Collection], train: Corpus) -> Ledger:
+    """Return the sums. Tokens are those of the training rows: held-out rows and copies are neither learned nor lost."""
     counts = np.bincount(entries.states, minlength=len(STATES))
     reasons = Counter(zip(entries.states.tolist(), entries.reasons.tolist(), strict=True))
     named = {
@@ -200,9 +234,13 @@ def _ledger(entries: Entries, trained: Collection, train: Corpus) -> Ledger:
         for (state, word), count in sorted(reasons.items())
         if entries.words[word]
     }
-    is_held = np.array(trained.fates.states, dtype=np.int8) == STATES.index("held_out")
-    tokens = int(np.array(trained.fates.tokens, dtype=np.int64)[~is_held].sum())
-    kept = int(np.array(trained.fates.kept, dtype=np.int64)[~is_held].sum())
+    tokens, kept = 0, 0
+    for collection in trained:
+        fates = collection.fates
+        states = np.array(fates.states, dtype=np.int8)
+        is_in = (states != STATES.index("held_out")) & (states != STATES.index("duplicate"))
+        tokens += int(np.array(fates.tokens, dtype=np.int64)[is_in].sum())
+        kept += int(np.array(fates.kept, dtype=np.int64)[is_in].sum())
     return Ledger(
         rows=sum(1 for _ in entries.states),
         counts={state: int(count) for state, count in zip(STATES, counts, strict=True)},
@@ -212,36 +250,3 @@ def _ledger(entries: Entries, trained: Collection, train: Corpus) -> Ledger:
         tokens_context=kept - train.num_learned,
         tokens_lost=tokens - kept,
     )
-
-
-def _preview(train: Corpus, tokenizer: Tokenizer, entries: Entries) -> tuple[Mapping[str, Any], ...]:
-    """Return rows to look at, spread over the corpus: each as pieces of text with 1 for learned, 0 for context."""
-    rows = np.unique(np.linspace(0, train.num_rows - 1, min(PREVIEW_ROWS, train.num_rows)).astype(int))
-    state_of = {(place.file, place.line): "" for place in (train.places[int(row)] for row in rows)}
-    lines = entries.places.lines
-    for file, line in state_of:
-        number = entries.places.files.index(file)
-        hits = np.flatnonzero((lines == line) & (entries.places.numbers == number))
-        state_of[file, line] = STATES[int(entries.states[hits[0]])]
-    return tuple(_preview_row(train, int(row), tokenizer, state_of) for row in rows)
-
-
-def _preview_row(
-    train: Corpus, row: int, tokenizer: Tokenizer, state_of: Mapping[tuple[str, int], str]
-) -> Mapping[str, Any]:
-    place, (tokens, learned) = train.places[row], train.row(row)
-    pieces: list[list[Any]] = []
-    start = 0
-    for is_learned, run in groupby(learned.tolist()):
-        end = start + sum(1 for _ in run)
-        ids = tokens[start:end].tolist()
-        pieces.append([tokenizer.decode(ids) if start == 0 else tokenizer.decode_after(ids), int(is_learned)])
-        start = end
-    return {
-        "file": place.file,
-        "line": place.line,
-        "state": state_of[place.file, place.line],
-        "tokens": len(tokens),
-        "learned": int(learned.sum()),
-        "pieces": pieces,
-    }

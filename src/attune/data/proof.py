@@ -17,6 +17,7 @@ class Span(NamedTuple):
     end: int
     border: str  # the template's own text before it
     expected: str
+    weight: float = 1.0  # of the loss of its tokens
 
 
 class Draft(NamedTuple):

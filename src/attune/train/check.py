@@ -1,51 +1,112 @@
-"""Is the data fit to train on? Everything that training would do with the rows, without training."""
+"""Is the data fit to train on? Everything that training would do with the rows, and what is wrong with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from attune.config import Config
-from attune.data.findings import find_reading
-from attune.data.intake import NAMED_LINES, Intake
+from attune.data.audit import Audit, InputFile, audit, count_states, list_files
+from attune.data.seen import Seen, near_by
+from attune.data.document import duplicates_document, leaks_document, lengths_in_tokens, lengths_in_words
+from attune.data.findings import find_refused, in_order
+from attune.data.fix import fix as fix_files
+from attune.data.lint.verdict import soften
+from attune.data.lint.waivers import Waivers, open_waivers
+from attune.data.mask import Masker
 from attune.data.prepare import Prepared, prepare
-from attune.data.read import BadRow
+from attune.data.probe import template_problems
+from attune.data.prompts import compare_with_file
 from attune.data.tokenizer import load_tokenizer
-from attune.errors import ConfigError, DataError
+from attune.data.view_rows import choose_rows, fetch_examples, flags_of, show_rows, spread_rows
+from attune.errors import ConfigError, DataError, TemplateError
 from attune.model.folder import check_vocabulary, locate, model_length
 from attune.record import plain
-from attune.types import Finding
+from attune.types import Finding, Place
 
 STATES = ("used", "cut", "dropped", "duplicate", "held_out")
+ANY_NUMBER = 2**31  # of bad rows: a check tells them all and goes on
 
 
-def check_rows(config: Config) -> dict[str, Any]:
-    """Return the document of `attune check`: rows, ok, ledger, tokens, findings. With a model, tokens are counted.
+@dataclass(frozen=True)
+class Checked:
+    """A check: the JSON document of `attune check`, and what can be asked for beside it."""
 
-    Bad rows are findings here, all of them, and the rest is looked at as if they had been dropped.
-    Raises: DataError when a file as a whole cannot be used; ConfigError, ModelError or TemplateError as training would.
+    document: Mapping[str, Any]
+    audit: Audit
+    config: Config
+    prepared: Prepared | None  # None without a model, or where no row could be encoded
+
+    def rows(self, count: int = 0) -> list[dict[str, Any]]:
+        """Return rows to look at, read again: `count` training rows, or (0) those of findings and some others."""
+        surveyed = self.audit.surveyed
+        numbers = spread_rows(surveyed, count) if count else choose_rows(surveyed)
+        examples = fetch_examples(surveyed, numbers, self.config.data)
+        masker = Masker(self.prepared.template, self.config.data.mask) if self.prepared else None
+        return show_rows(examples, flags_of(surveyed, numbers), self._state_of(), masker)
+
+    def fix(self, out: Path) -> dict[str, Any]:
+        """Write a cleaned copy of the training rows to `out`, with its ledger; return what was done.
+
+        Raises: RefusedError or ConfigError when `out` cannot be taken; DataError when no row would be left.
+        """
+        files = [file.intake.path for file in self.audit.files if file.part == "train"]
+        ledger = fix_files(files, out, self._look, seen=_seen(self.audit), max_row_bytes=self.config.data.max_row_bytes)
+        return {
+            "path": str(ledger.out),
+            "ledger": str(ledger.path),
+            "rows": ledger.rows,
+            "kept": ledger.kept,
+            "dropped": ledger.dropped,
+            "repaired": ledger.repaired,
+            "reasons": dict(ledger.reasons),
+            "left": dict(ledger.left),
+            "settled": ledger.settled,
+        }
+
+    def _look(self, files: Sequence[str]) -> Seen:
+        """Survey written files in the place of the ones that are fixed."""
+        config = _tolerant(self.config).with_values({"data.train": list(files)})
+        return _seen(audit(config, Waivers(), with_coverage=False))
+
+    def _state_of(self) -> Callable[[Place], str]:
+        if not self.prepared:
+            held_out = {file.intake.path for file in self.audit.files if file.part != "train"}
+            return lambda place: "held_out" if place.file in held_out else "used"
+        states = {(entry.place.file, entry.place.offset): entry.state for entry in self.prepared.entries}
+        return lambda place: states[place.file, place.offset]
+
+
+def check_rows(config: Config, *, against: str = "", with_scores: bool = False, with_coverage: bool = True) -> Checked:
+    """Return whether rows are fit to train on. With a model, tokens are counted and the template is tried.
+
+    `against`: a file of real prompts that the training prompts should be like. `with_scores`: the model scores every
+    answer, too (rules D17 and D18). Bad rows are findings here, all of them, and the rest is looked at as if they had
+    been dropped.
+    Raises: DataError when a file as a whole cannot be used; ConfigError or ModelError as training would.
     """
     if not config.data.train:
         raise ConfigError("which rows? Give a file: attune check DATA")
-    intakes = [_take_in(path, config) for path in (config.data.train, config.data.valid) if path]
-    errors = [finding for intake in intakes for finding in _refusals(intake)]
-    findings = [finding for intake in intakes for finding in find_reading(intake)]
-    prepared = _prepare(config, intakes, has_errors=bool(errors)) if config.model else None
-    if prepared:
-        findings = list(prepared.findings)
-    findings = [*errors, *(finding for finding in findings if finding.name != "bad-row" or not errors)]
-    ledger = prepared.ledger if prepared else None
-    return {
-        "rows": sum(intake.rows for intake in intakes),
-        "ok": not any(finding.severity == "error" for finding in findings),
-        "ledger": {state: ledger.counts[state] for state in STATES} if ledger else _counts(intakes),
-        "tokens": {
-            "in": ledger.tokens_in if ledger else None,
-            "learned": ledger.tokens_learned if ledger else None,
-            "lost": ledger.tokens_lost if ledger else None,
-        },
-        "findings": [plain(finding) for finding in findings],
-    }
+    waivers = open_waivers(config.data.allow, config.data.ignore)
+    prepared, problem = _prepare(config, with_coverage=with_coverage) if config.model else (None, None)
+    looked = _audit_of(prepared, config) if prepared else audit(_tolerant(config), waivers, with_coverage=with_coverage)
+    mismatch, other = None, list(problem or ())
+    if against:
+        mismatch, finding = compare_with_file(looked.surveyed, against, config)
+        other.append(finding)
+    if with_scores:
+        if not prepared:
+            raise ConfigError("--score: which model shall score the answers? Name it: --model FOLDER")
+        from attune.train.score import score_answers
+
+        other += score_answers(prepared, config)
+    refused = [one for file in looked.files for one in find_refused(file.intake, config.data.skip_bad_rows)]
+    told = [one for one in looked.findings if one.name != "bad-row" or not refused]
+    findings = in_order([*(soften(one, waivers) for one in [*refused, *other]), *told])
+    document = _document(looked, findings, prepared, config)
+    return Checked({**document, "mismatch": mismatch}, looked, config, prepared)
 
 
 def unusable(error: DataError) -> dict[str, Any]:
@@ -56,58 +117,98 @@ def unusable(error: DataError) -> dict[str, Any]:
     return {"rows": 0, "ok": False, "ledger": counts, "tokens": tokens, "findings": [plain(finding)]}
 
 
-def _take_in(path: str, config: Config) -> Intake:
-    """Return a file read to its end."""
-    intake = Intake(path, config.data)
-    for _ in intake.stream():
-        pass
-    return intake
+def _seen(looked: Audit) -> Seen:
+    """Return what a fix needs to know of a survey."""
+    surveyed = looked.surveyed
+    trained = [file.intake for file in looked.files if file.part == "train"]
+    return Seen(
+        found=surveyed.found,
+        place_of=surveyed.places.__getitem__,
+        is_train=surveyed.parts == "train",
+        exact_of=surveyed.duplicates.exact_of,
+        cluster_of=surveyed.duplicates.cluster_of,
+        are_near=near_by(surveyed.store, surveyed.duplicates.exact_of),
+        leaks=tuple((leak.row, leak.train_row) for leak in surveyed.leaks if leak.kind != "passage"),
+        empty=tuple(place for intake in trained for place in intake.empty),
+        bad=tuple(row for intake in trained for row in intake.bad),
+        odd=tuple(place for intake in trained for place in intake.oddities.get("nul", ())),
+    )
 
 
-def _prepare(config: Config, intakes: Iterable[Intake], *, has_errors: bool) -> Prepared | None:
-    """Return the rows as tokens, bad ones left out; None when those are the reason why nothing is left."""
+def _tolerant(config: Config) -> Config:
+    return config.with_values({"data.skip_bad_rows": ANY_NUMBER})
+
+
+def _prepare(config: Config, *, with_coverage: bool) -> tuple[Prepared | None, list[Finding] | None]:
+    """Return the rows as tokens, bad ones left out; what keeps all of them from being encoded is a finding."""
     base = locate(config.model)
-    most = max(len(intake.bad) for intake in intakes)
-    tolerant = config.with_values({"data.skip_bad_rows": max(most, config.data.skip_bad_rows)})
+    tokenizer = load_tokenizer(base)
     try:
-        prepared = prepare(tolerant, load_tokenizer(base), model_length=model_length(base))
-    except DataError:
-        if has_errors:
-            return None
-        raise
+        prepared = prepare(_tolerant(config), tokenizer, model_length=model_length(base), with_coverage=with_coverage)
+    except TemplateError as error:
+        return None, [Finding("T00", "template-fails", "error", 0, 0.0, str(error), "Use another data.template.")]
+    except DataError as error:
+        return None, [Finding("R00", "nothing-usable", "error", 0, 0.0, str(error), "")]
     check_vocabulary(base, prepared.largest_id)
-    return prepared
+    return prepared, template_problems(prepared.template)
 
 
-def _refusals(intake: Intake) -> list[Finding]:
-    """Return an error for each kind of bad row, when there are more of them than data.skip_bad_rows allows."""
-    if len(intake.bad) <= intake.config.skip_bad_rows:
-        return []
-    kinds: dict[str, list[BadRow]] = {}
-    for row in intake.bad:
-        kinds.setdefault(row.kind, []).append(row)
-    return [
-        Finding(
-            id="R02",
-            name="bad-row",
-            severity="error",
-            rows=len(rows),
-            share=len(rows) / max(1, intake.rows),
-            message=intake.kind_text(kind, rows),
-            fix=f"Mend the rows, or drop all bad ones with data.skip_bad_rows = {len(intake.bad)}.",
-            examples=tuple(
-                {"file": row.place.file, "line": row.place.line, "text": row.text} for row in rows[:NAMED_LINES]
-            ),
-        )
-        for kind, rows in kinds.items()
-    ]
+def _audit_of(prepared: Prepared, config: Config) -> Audit:
+    """Return what a preparation saw in the words of an audit."""
+    weights = [weight for _, _, _, weight in list_files(config)]
+    files = tuple(
+        InputFile(collection.intake, collection.part, weight)
+        for collection, weight in zip(prepared.collections, weights, strict=True)
+    )
+    return Audit(files, prepared.surveyed, prepared.findings)
 
 
-def _counts(intakes: Iterable[Intake]) -> dict[str, int]:
-    """Return the ledger of rows that were read but not encoded."""
-    counts = dict.fromkeys(STATES, 0)
-    for intake in intakes:
-        gone = len(intake.bad) + len(intake.empty)
-        counts["dropped"] += gone
-        counts["used"] += intake.rows - gone
-    return counts
+def _document(looked: Audit, findings: Sequence[Finding], prepared: Prepared | None, config: Config) -> dict[str, Any]:
+    """Return the JSON document of a check."""
+    surveyed = looked.surveyed
+    texts = {row: text for one in surveyed.found for row, text in one.texts.items()}
+    ledger = prepared.ledger if prepared else None
+    counts = (
+        {state: ledger.counts[state] for state in STATES}
+        if ledger
+        else count_states(looked.files, surveyed, drops_copies=config.data.duplicates == "drop")
+    )
+    return {
+        "rows": sum(file.intake.rows for file in looked.files),
+        "ok": not any(finding.severity == "error" for finding in findings),
+        "ledger": counts,
+        "tokens": {
+            "in": ledger.tokens_in if ledger else None,
+            "learned": ledger.tokens_learned if ledger else None,
+            "lost": ledger.tokens_lost if ledger else None,
+        },
+        "findings": [plain(finding) for finding in findings],
+        "files": [
+            {
+                "file": file.intake.path,
+                "rows": file.intake.rows,
+                "read_as": file.intake.stated,
+                "part": file.part,
+                "weight": file.weight,
+            }
+            for file in looked.files
+        ],
+        "lengths": lengths_in_tokens(prepared) if prepared else lengths_in_words(surveyed),
+        "coverage": surveyed.coverage,
+        "duplicates": duplicates_document(surveyed, texts),
+        "leaks": leaks_document(surveyed, texts),
+        "template": _template(prepared),
+        "allowed": list(config.data.allow),
+    }
+
+
+def _template(prepared: Prepared | None) -> dict[str, Any] | None:
+    if prepared is None:
+        return None
+    template = prepared.template
+    return {
+        "name": template.name,
+        "reason": template.reason,
+        "terminator": template.terminator,
+        "problems": [finding.message for finding in template_problems(template)],
+    }

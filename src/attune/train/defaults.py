@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from attune.config import Config
+from attune.data.corpus import Corpus
 from attune.data.stream import Stream
 
 Resolved = dict[str, tuple[Any, str]]
@@ -25,7 +22,8 @@ class Facts:
 
     parameters: int
     device: str
-    steps_per_epoch: int
+    steps: int  # of train.epochs passes
+    steps_per_epoch: int  # of the first pass
     has_valid: bool
     max_length: int
     max_length_reason: str
@@ -66,7 +64,7 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
     settle("data.max_length", facts.max_length, facts.max_length_reason)
     steps = settle(
         "train.steps",
-        max(1, round(config.train.epochs * facts.steps_per_epoch)),
+        facts.steps,
         f"{config.train.epochs:g} epochs of {facts.steps_per_epoch} steps",
     )
     settle(
@@ -86,8 +84,13 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
     return config.with_values({key: value for key, (value, _) in found.items()}), found
 
 
-def steps_in_epoch(lengths: Sequence[int] | NDArray[np.integer], config: Config) -> int:
-    """Return the optimizer steps of one pass over rows of these lengths."""
+def stream_of(corpus: Corpus, config: Config) -> Stream:
+    """Return the order in which the rows of a corpus are trained."""
+    train = config.train
     return Stream(
-        lengths, seed=config.seed, batch_rows=config.train.batch_rows, batch_tokens=config.train.batch_tokens
-    ).steps_per_epoch(0)
+        corpus.lengths,
+        seed=config.seed,
+        batch_rows=train.batch_rows,
+        batch_tokens=train.batch_tokens,
+        copies=corpus.copies,
+    )

@@ -14,6 +14,7 @@ from attune.data.prepare import Prepared
 from attune.data.tokenizer import Tokenizer
 from attune.model.adapter import save_model
 from attune.record import RunFolder, json_text, write_atomic
+from attune.train.data_files import data_name
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -79,7 +80,7 @@ def _card(config: Config, prepared: Prepared, result: Mapping[str, Any]) -> str:
         f"Chat template: {prepared.template.name} (in chat_template.jinja). "
         f"Learning rate {config.train.learning_rate:g}, {config.train.schedule}, seed {config.seed}."
     )
-    title = f"# {base}, tuned on {Path(config.data.train).name}"
+    title = f"# {base}, tuned on {data_name(config)}"
     return "\n".join([*head, title, "", method, "", "| measured | value |", "|---|---|", table, "", settings, ""])
 
 

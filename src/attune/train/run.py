@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from attune.data.tokenizer import Tokenizer, load_tokenizer
 from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError, ResourceError
 from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
 from attune.record import RunFolder, plain
-from attune.train.defaults import Facts, Resolved, resolve, steps_in_epoch
+from attune.train.data_files import fingerprints, free_folder, refuse_changes
+from attune.train.defaults import Facts, Resolved, resolve, stream_of
 from attune.train.stop import EXIT_CODES, StopRequest
 
 if TYPE_CHECKING:  # torch and transformers are imported only after the data were found good
@@ -60,13 +60,16 @@ def gather(config: Config, tell: Listener) -> Inputs:
     tokenizer = load_tokenizer(base)
     prepared = prepare(config, tokenizer, model_length=model_length(base))
     check_vocabulary(base, prepared.largest_id)
+    prepared.refuse_errors()
     tell("data", prepared)
     from attune.world import resolve_device
 
+    stream = stream_of(prepared.train, config)
     facts = Facts(
         parameters=count_parameters(base),
         device=resolve_device(config.device),
-        steps_per_epoch=steps_in_epoch(prepared.train.lengths, config),
+        steps=stream.steps_in(config.train.epochs),
+        steps_per_epoch=stream.steps_per_epoch(0),
         has_valid=prepared.valid is not None,
         max_length=prepared.max_length,
         max_length_reason=prepared.max_length_reason,
@@ -82,7 +85,7 @@ def finetune(config: Config, *, command: str = "", on_event: Listener | None = N
     Raises the UserError that stops the run; Interrupted when it was asked to stop and can be resumed.
     """
     tell = on_event or _deaf
-    config = config.with_values({"out": config.out if config.out != "auto" else str(_free_folder(config))})
+    config = config.with_values({"out": config.out if config.out != "auto" else str(free_folder(config))})
     run = RunFolder.create(config.out)
     with _locked(run):
         try:
@@ -111,7 +114,7 @@ def resume(path: str | Path, *, on_event: Listener | None = None) -> Run:
         if result["status"] == "done":
             raise RefusedError(f"{run.path} is finished ({result['steps']} steps). Next: attune eval {run.path}")
         config = load_run_config(run.path, run.find)
-        _refuse_changes(run, manifest, config)
+        refuse_changes(run, manifest, config)
         inputs = gather(config, tell)
         session = _start(inputs, tell)
         _note_differences(run, manifest, session, tell)
@@ -272,7 +275,7 @@ def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str)
                 "parameters": session.parameters.total,
                 "trainable": session.parameters.trainable,
             },
-            "data": {"files": _fingerprints(config)},
+            "data": {"files": fingerprints(config)},
             "template": {
                 "name": prepared.template.name,
                 "sha256": hashlib.sha256(prepared.template.source.encode()).hexdigest(),
@@ -288,33 +291,6 @@ def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str)
         },
     )
     run.event("start", f"{session.total_steps} steps on {config.device} in {config.precision}")
-
-
-def _fingerprints(config: Config) -> list[dict[str, Any]]:
-    """Return name, size and SHA-256 of every data file."""
-    files = [Path(name) for name in (config.data.train, config.data.valid) if name]
-    return [
-        {"file": str(f), "bytes": f.stat().st_size, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in files
-    ]
-
-
-def _refuse_changes(run: RunFolder, manifest: Mapping[str, Any], config: Config) -> None:
-    """Raise RefusedError when the data files are not those the run started from."""
-    for then, now in zip(manifest["data"]["files"], _present(config), strict=True):
-        if (then["bytes"], then["sha256"]) != (now["bytes"], now["sha256"]):
-            raise RefusedError(
-                f"{then['file']} changed since the run started ({then['bytes']:,} bytes then, {now['bytes']:,} now): "
-                "the result would mix two data sets.\n"
-                f"Restore the file, or start a new run with another --out than {run.path}."
-            )
-
-
-def _present(config: Config) -> list[dict[str, Any]]:
-    """Return the fingerprints of the run's data files as they are now."""
-    missing = [name for name in (config.data.train, config.data.valid) if name and not Path(name).is_file()]
-    if missing:
-        raise RefusedError(f"{missing[0]} is gone, and the run needs it to go on. Restore it, then resume again.")
-    return _fingerprints(config)
 
 
 def _note_differences(run: RunFolder, manifest: Mapping[str, Any], session: Session, tell: Listener) -> None:
@@ -360,17 +336,6 @@ def _locked(run: RunFolder) -> Iterator[None]:
         except OSError:
             raise RefusedError(f"{run.path} is in use by another process. Wait for it, or stop it first.") from None
         yield
-
-
-def _free_folder(config: Config) -> Path:
-    """Return the first free runs/DATA-MODEL-N."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(config.data.train).stem or 'run'}-{Path(config.model).name}").strip(
-        ".-_"
-    )[:70]
-    number = 1
-    while (Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return Path("runs") / f"{stem}-{number}"
 
 
 def _deaf(kind: str, payload: Any) -> None:

@@ -16,7 +16,6 @@ from attune.data.batch import to_batch
 from attune.data.corpus import Corpus
 from attune.data.layout import lay_out
 from attune.data.prepare import Prepared
-from attune.data.stream import Stream
 from attune.errors import ConfigError
 from attune.evals.heldout import Measured, measure
 from attune.model.adapter import attach_adapter, count
@@ -25,6 +24,7 @@ from attune.model.folder import full_name
 from attune.model.load import attention_choice, compile_layers, load_model
 from attune.train import checkpoint as checkpoints
 from attune.train.checkpoint import Checkpoint
+from attune.train.defaults import stream_of
 from attune.train.loop import Step, train_steps
 from attune.train.metrics import FlosCounter, Meter
 from attune.train.optim import build_optimizer, learning_rate_at
@@ -69,12 +69,7 @@ class Session:
             )
         self.parameters = count(self.model)
         self.optimizer = build_optimizer(self.model, config.train)
-        self.stream = Stream(
-            self.corpus.lengths,
-            seed=config.seed,
-            batch_rows=config.train.batch_rows,
-            batch_tokens=config.train.batch_tokens,
-        )
+        self.stream = stream_of(self.corpus, config)
         self.meter = Meter(FlosCounter.of(self.model), device=world.device)
 
     @property

@@ -1,0 +1,88 @@
+"""What the user lets pass: rules that may be broken, and a file of findings that were looked at and are meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attune.data.lint.catalog import RULES
+from attune.errors import ConfigError
+from attune.types import Place
+
+WHERE = re.compile(r"(?P<file>.+?)(?::(?P<first>\d+)(?:-(?P<last>\d+))?)?")
+OTHER_IDS = ("R01", "R02", "R03", "R04", "T01", "T02", "T03", "T04")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """A line of an ignore file: a rule, and the places for which it does not count; no file means everywhere."""
+
+    rule: str
+    file: str = ""
+    first: int = 0
+    last: int = 0
+
+    def covers(self, place: Place) -> bool:
+        """Return whether a place is meant; a file may be named by the end of its path."""
+        if not self.file:
+            return True
+        is_file = place.file == self.file or place.file.endswith(f"/{self.file}")
+        return is_file and (not self.first or self.first <= place.line <= self.last)
+
+
+@dataclass(frozen=True, slots=True)
+class Waivers:
+    """Everything that may pass."""
+
+    allowed: frozenset[str] = frozenset()  # ids and names of rules
+    lines: tuple[Waiver, ...] = ()
+
+    def allows(self, identity: str, name: str) -> bool:
+        """Return whether findings of a rule are only told."""
+        return identity in self.allowed or name in self.allowed
+
+    def passes(self, name: str, place: Place) -> bool:
+        """Return whether one row of a finding is passed over."""
+        identity = RULES[name].id
+        return any(waiver.rule in (identity, name) and waiver.covers(place) for waiver in self.lines)
+
+
+def open_waivers(allow: Sequence[str], ignore: str) -> Waivers:
+    """Return what data.allow and the file data.ignore let pass. Raises: ConfigError for a rule that does not exist."""
+    for word in allow:
+        _check_rule(word, f"data.allow: {word}")
+    if not ignore:
+        return Waivers(frozenset(allow))
+    try:
+        text = Path(ignore).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"data.ignore: {ignore} cannot be read: {error}.") from None
+    waivers = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split("#", 1)[0].strip()
+        if words:
+            waivers.append(_read_line(words, f"{ignore}:{number}"))
+    return Waivers(frozenset(allow), tuple(waivers))
+
+
+def _read_line(words: str, where: str) -> Waiver:
+    rule, _, rest = words.partition(" ")
+    _check_rule(rule, f"{where} {rule}")
+    rest = rest.strip()
+    if not rest:
+        return Waiver(rule)
+    found = WHERE.fullmatch(rest)
+    assert found is not None, "a file name matches anything"
+    first = int(found["first"] or 0)
+    return Waiver(rule, found["file"], first, int(found["last"] or first))
+
+
+def _check_rule(word: str, where: str) -> None:
+    known: Collection[str] = {*RULES, *(rule.id for rule in RULES.values()), *OTHER_IDS}
+    if word not in known:
+        near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+        hint = f' - did you mean "{near[0]}"?' if near else f". Rules: {', '.join(sorted(known))}."
+        raise ConfigError(f"{where} is no rule of the check{hint}")

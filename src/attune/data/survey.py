@@ -1,0 +1,136 @@
+"""All rows looked at once: every rule of the check, duplicates, leaks and coverage, while the rows stream by."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.data.corpus import Places
+from attune.data.coverage import Coverage
+from attune.data.duplicates import conflicts, leaks, near
+from attune.data.duplicates.leaks import Leak, find_leaks
+from attune.data.duplicates.near import Duplicates, find_clusters
+from attune.data.duplicates.words import WordStore
+from attune.data.language import Languages
+from attune.data.lint.catalog import Found
+from attune.data.lint.openers import Openers
+from attune.data.lint.pile_up import PileUp
+from attune.data.lint.refusals import Refusals
+from attune.data.lint.rows import RowOptions, lint_row
+from attune.data.lint.structure import Structure
+from attune.data.lint.view import RowView, view
+from attune.types import Example, Place
+
+Part = Literal["train", "valid", "test"]
+PARTS: tuple[Part, ...] = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What a survey found. Rows are numbered in the order in which they came, over all files; only examples count."""
+
+    found: tuple[Found, ...]
+    places: Places
+    parts: NDArray[np.str_]  # [rows]: train, valid or test
+    store: WordStore
+    duplicates: Duplicates
+    leaks: tuple[Leak, ...]
+    coverage: Mapping[str, Any] | None  # the document's part; None where it was not asked for
+    questions: tuple[str, ...]  # of a sample of the training rows, all different
+
+    @cached_property
+    def num_checked(self) -> int:
+        """How many rows the rules looked at: all but those of test sets."""
+        return int(np.count_nonzero(self.parts != "test"))
+
+
+class Survey:
+    """Takes rows one after another. Test sets are only compared with training rows; no rule judges them.
+
+    `schema`: a JSON Schema that every answer must meet.
+    """
+
+    def __init__(self, options: RowOptions, schema: Mapping[str, Any] | None = None) -> None:
+        limits = options.thresholds
+        self.options = options
+        self.store = WordStore(limits)
+        self.structure, self.languages = Structure(limits, schema), Languages(limits)
+        self.openers, self.refusals, self.coverage = Openers(limits), Refusals(limits), Coverage(limits)
+        self.pile_up = PileUp(limits)
+        self._files: dict[str, int] = {}
+        self._numbers, self._lines, self._offsets = array("h"), array("q"), array("q")
+        self._parts = array("b")
+        self._by_rule: dict[str, tuple[array[int], dict[int, str]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def take(self, examples: Iterable[Example], part: Part) -> None:
+        """Look at some rows of one part."""
+        for example in examples:
+            row = view(len(self._parts), example)
+            self._note(example.place, part)
+            self.store.take(row)
+            if part == "test":
+                continue
+            for name, text in lint_row(row, self.options):
+                self._flag(name, row.number, text)
+            self.structure.take(row)
+            self.languages.take(row)
+            if part == "train":
+                self._take_for_sums(row)
+
+    def finish(self, *, with_coverage: bool) -> Surveyed:
+        """Return what was found in all rows; coverage costs some seconds of its own."""
+        limits = self.options.thresholds
+        files = tuple(self._files) or ("",)
+        places = Places(
+            files,
+            np.array(self._numbers, dtype=np.int16),
+            np.array(self._lines, dtype=np.int64),
+            np.array(self._offsets, dtype=np.int64),
+        )
+        parts = np.array(PARTS)[np.array(self._parts, dtype=np.int8)]
+        duplicates = find_clusters(self.store, limits)
+        given_away = tuple(find_leaks(self.store, duplicates, parts, limits))
+        found = [
+            *(Found(name, rows.tolist(), texts) for name, (rows, texts) in self._by_rule.items()),
+            *near.found(duplicates, parts, places.__getitem__, limits.most_examples),
+            *conflicts.found(self.store, parts, places.__getitem__, limits),
+            *leaks.found(given_away, parts, places.__getitem__, limits),
+            *self.structure.found(),
+            *self.languages.found(),
+            *self.openers.found(),
+            *self.refusals.found(),
+            *self.pile_up.found(),
+        ]
+        coverage = None
+        if with_coverage:
+            coverage = self.coverage.document(formats=self.structure.formats(), openers=self.openers.table())
+        questions = tuple(question for _, question, _ in self.coverage.sample)
+        return Surveyed(tuple(found), places, parts, self.store, duplicates, given_away, coverage, questions)
+
+    def _note(self, place: Place, part: Part) -> None:
+        self._numbers.append(self._files.setdefault(place.file, len(self._files)))
+        self._lines.append(place.line)
+        self._offsets.append(place.offset)
+        self._parts.append(PARTS.index(part))
+
+    def _flag(self, name: str, number: int, text: str) -> None:
+        rows, texts = self._by_rule.setdefault(name, (array("q"), {}))
+        rows.append(number)
+        if len(texts) < self.options.thresholds.most_examples:
+            texts[number] = text
+
+    def _take_for_sums(self, row: RowView) -> None:
+        """Count what is a property of the training rows together."""
+        self.openers.take(row)
+        self.refusals.take(row)
+        self.pile_up.take(row)
+        self.coverage.take(row)
