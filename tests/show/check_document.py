@@ -102,7 +102,7 @@ def _coverage(train: list[Record]) -> Record:
     openers = Counter(" ".join(row["prompt"].split()[:3]).lower() for row in train).most_common(20)
     return {
         "rows": len(train),
-        "turns": {"2": len(train) - 30, "4": 22, "6": 8},
+        "turns": {"1": len(train) - 30, "2": 22, "3": 8},
         "words": {
             part: dict(zip(("p5", "p50", "p95", "max"), _quantiles(train, key), strict=True))
             for part, key in (("question", "prompt"), ("answer", "completion"))
@@ -111,8 +111,10 @@ def _coverage(train: list[Record]) -> Record:
         "openers": [(opener, rows, rows / len(train)) for opener, rows in openers],
         "distinct_1": 0.071,
         "distinct_2": 0.312,
+        "distinct_words": 4500,
         "compression_ratio": 5.83,
         "effective_clusters": 23.7,
+        "cluster_rows": 1000,
         "languages": {"en": 0.981, "de": 0.012, "fr": 0.007},
         "system_prompt_share": 0.0,
         "tools_share": 0.0,
@@ -138,7 +140,8 @@ def _clusters(train: list[Record]) -> list[Record]:
 
 def _leak(at: int, text: str) -> Record:
     held, source = {"file": VALID, "line": 3 * at + 1}, {"train_file": TRAIN, "train_line": 40 * at + 8}
-    return {**held, **source, "kind": ("equal", "near", "coverage")[at % 3], "overlap": 1 - 0.1 * at, "text": text}
+    kind = ("same row", "near-duplicate", "covered")[at % 3]
+    return {**held, **source, "kind": kind, "overlap": 1 - 0.1 * at, "text": text}
 
 
 def _finding(identity: str, name: str, severity: str, rows: int, **texts: Any) -> Mapping[str, Any]:
@@ -205,12 +208,12 @@ MISMATCH: Record = {
     "z": 11.2,
     "rows_train": 1500,
     "rows_real": 120,
-    "verdict": "The real prompts differ from the training prompts: add rows like those below.",
+    "verdict": "mismatch",
     "words_real": [["refund", 2.1], ["password", 1.4], ["app", 0.6]],
     "words_train": [["pullover", -1.9], ["iron", -0.8]],
     "unlike": [
-        {"text": "the app logs me out whenever i switch to mobile data, any idea?", "score": 0.97},
-        {"text": "can i change the mail address of my account", "score": 0.95},
+        {"text": "the app logs me out whenever i switch to mobile data, any idea?", "score": 0.0007},
+        {"text": "can i change the mail address of my account", "score": 0.004},
     ],
 }
 TEMPLATE: Record = {
@@ -228,4 +231,5 @@ KEYS = {
     "system_prompt_share", "tools_share", "duplicates", "exact", "near", "clusters", "places", "leaks", "train_file",
     "train_line", "kind", "overlap", "mismatch", "auc", "low", "high", "z", "rows_train", "rows_real", "verdict",
     "words_real", "words_train", "unlike", "score", "template", "reason", "terminator", "problems", "allowed",
+    "distinct_words", "cluster_rows",
 }  # fmt: skip

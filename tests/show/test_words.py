@@ -22,6 +22,7 @@ def test_numbers() -> None:
     assert figure(-4.5) == "\u22124.500"
     assert figure("nan") == "nan"
     assert percent(0.985) == "98.5 %"
+    assert [percent(share) for share in (0, 0.0001, 0.0005)] == ["0.0 %", "< 0.1 %", "0.1 %"]
     assert duration(12.34) == "12.3 s"
     assert duration(110) == "1 min 50 s"
     assert duration(7384) == "2 h 03 min"

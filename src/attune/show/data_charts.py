@@ -149,7 +149,7 @@ def _limit_line(limit: float, height: float, *, is_left: bool) -> Figure:
 
 
 def _turns_chart(turns: Mapping[str, Any]) -> Chart | None:
-    """Return how many turns rows have; None where all have the same number."""
+    """Return how many answers rows have; None where all have the same number."""
     known = {str(name): value for name, rows in turns.items() if (value := number(rows)) is not None}
     names = sorted((name for name in known if _TURNS.fullmatch(name)), key=lambda name: int(name.rstrip("+")))
     if len(names) < 2:
@@ -160,17 +160,17 @@ def _turns_chart(turns: Mapping[str, Any]) -> Chart | None:
         "x": names,
         "y": [known[name] for name in names],
         "marker": {"color": "var(--train)"},
-        "hovertemplate": "%{x} turns: %{y:,d} rows<extra></extra>",
+        "hovertemplate": "answers %{x}: %{y:,d} rows<extra></extra>",
     }
-    layout = _layout("turns of a row, system prompt included")
+    layout = _layout("answers in a row")
     layout["xaxis"]["type"] = "category"
     return Chart(
         id="turns",
         title="Turns",
-        unit="rows by number of turns",
-        label="Turns of a row: " + ", ".join(f"{name} in {percent(known[name] / whole)}" for name in names[:8]) + ".",
+        unit="rows by number of answers",
+        label="Answers in a row: " + ", ".join(f"{name} in {percent(known[name] / whole)}" for name in names[:8]) + ".",
         plot={"data": [bars], "layout": layout},
-        header=("Turns", "Rows", "Share"),
+        header=("Answers", "Rows", "Share"),
         rows=tuple((name, count(known[name]), percent(known[name] / whole)) for name in names),
         is_linked=False,
     )

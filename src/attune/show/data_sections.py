@@ -15,6 +15,13 @@ KeyFigure = tuple[str, str, str, str]  # name, nothing, value, what stands under
 
 MAX_PLACES = 12  # of one cluster of copies
 MAX_RANKED = 20  # openers, formats, languages
+KINDS = "Kinds of prompts"  # how many prompts without a word in common would be as varied
+_MISMATCH = {
+    "alike": "The real prompts are like the training prompts.",
+    "mismatch": "The real prompts differ from the training prompts.",
+    "strong mismatch": "The real prompts differ strongly from the training prompts.",
+    "too few prompts": "There are too few prompts to compare.",
+}
 _FIXES = "--fix"  # a finding whose advice names this flag can be mended by attune
 
 
@@ -109,21 +116,24 @@ def key_figures(document: Mapping[str, Any]) -> list[KeyFigure]:
         found.append(("Typical answer", "", words.count(answer["p50"]), longest))
     kinds = number(coverage.get("effective_clusters"))
     if kinds is not None:
-        found.append(("Kinds of rows", "", words.figure(kinds, 0 if kinds >= 10 else 1), "by their words"))
+        found.append((KINDS, "", words.count(kinds), _among(coverage)))
     return found
 
 
 def coverage_facts(coverage: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what coverage measured as name, figure and meaning."""
+    answers = (
+        f"the first {words.count(coverage['distinct_words'])} words of" if _has(coverage, "distinct_words") else ""
+    )
     shares = (
         ("system_prompt_share", "Rows with a system prompt", ""),
         ("tools_share", "Rows with tools", ""),
-        ("distinct_1", "Distinct words", "of all words of the answers; low means repetition"),
-        ("distinct_2", "Distinct word pairs", "of all pairs of neighbours"),
+        ("distinct_1", "Distinct words", f"of {answers} the answers; low means repetition".replace("  ", " ")),
+        ("distinct_2", "Distinct word pairs", "of their pairs of neighbours"),
     )
     figures = (
-        ("compression_ratio", "Compression ratio", "of the answers by gzip; far above 4 means repetition"),
-        ("effective_clusters", "Kinds of rows", "clusters of equal size that would be as varied"),
+        ("compression_ratio", "Compression ratio", "of the answers; prose has 2.5 to 3, more means repetition"),
+        ("effective_clusters", KINDS, f"{_among(coverage)}, without a word in common".removeprefix(", ")),
     )
     known = [(name, words.percent(coverage.get(key)), said) for key, name, said in shares if _has(coverage, key)]
     return known + [(name, words.figure(coverage[key], 1), said) for key, name, said in figures if _has(coverage, key)]
@@ -131,6 +141,11 @@ def coverage_facts(coverage: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _has(coverage: Mapping[str, Any], key: str) -> bool:
     return number(coverage.get(key)) is not None
+
+
+def _among(coverage: Mapping[str, Any]) -> str:
+    """Return how many prompts the variety was measured on."""
+    return f"among {words.count(coverage['cluster_rows'])} prompts" if _has(coverage, "cluster_rows") else ""
 
 
 def word_lengths(coverage: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -199,7 +214,7 @@ def leaks(document: Mapping[str, Any], names: Mapping[str, str]) -> list[Record]
         {
             "held": place(one, names),
             "train": place({"file": one.get("train_file"), "line": one.get("train_line")}, names),
-            "kind": str(one.get("kind") or "").replace("-", " "),
+            "kind": str(one.get("kind") or ""),
             "overlap": words.percent(one.get("overlap")),
             "text": str(one.get("text") or ""),
         }
@@ -226,13 +241,13 @@ def mismatch(document: Mapping[str, Any]) -> Record:
     at = [100 * min(1.0, max(0.0, value)) for value in (low, auc, high) if value is not None]
     return {
         "said": said if auc is not None else "",
-        "verdict": str(known.get("verdict") or ""),
+        "verdict": _MISMATCH.get(str(known.get("verdict")), str(known.get("verdict") or "")),
         "rows": compared,
         "at": [f"{value:.1f}" for value in at] if len(at) == 3 else [],
         "real": _weighted(known.get("words_real")),
         "train": _weighted(known.get("words_train")),
         "unlike": [
-            (str(one.get("text") or ""), words.figure(one.get("score"))) for one in records(known.get("unlike"))
+            (str(one.get("text") or ""), words.percent(one.get("score"))) for one in records(known.get("unlike"))
         ],
     }
 

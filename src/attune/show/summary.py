@@ -81,17 +81,16 @@ def _finding_lines(findings: Sequence[Mapping[str, Any]], room: int) -> Iterator
         return
     room -= len(ordered)
     for finding in ordered:
-        details = _details(finding)
-        if len(details) > room:
+        told = _at_length(finding)
+        if len(told) - 1 > room:
             room = 0  # the ones after it matter less: none of them is told at greater length
-            details = []
-        room -= len(details)
-        yield _line_of(finding)
-        yield from details
+            told = [_line_of(finding)]
+        room -= len(told) - 1
+        yield from told
 
 
 def _line_of(finding: Mapping[str, Any]) -> str:
-    """Return a finding in a line: its name, rows and first place; of an info what it says."""
+    """Return a finding in one line: its name, rows and first place; of an info the beginning of what it says."""
     name = f"{finding['id']} {finding['name']}"
     if finding["severity"] == "info":
         return _labelled("info", _short(f"{name}: {finding['message']}"))
@@ -100,12 +99,14 @@ def _line_of(finding: Mapping[str, Any]) -> str:
     return _labelled(finding["severity"], f"{name}, {rows_of(finding['rows'])}{where}")
 
 
-def _details(finding: Mapping[str, Any]) -> list[str]:
-    """Return what a finding means and what to do, in lines; an info is told in its first line."""
+def _at_length(finding: Mapping[str, Any]) -> list[str]:
+    """Return a finding in all its lines: its name and first place, what it means and what to do."""
     if finding["severity"] == "info":
-        return []
+        first, *rest = wrap(f"{finding['id']} {finding['name']}: {finding['message']}", WIDTH, break_on_hyphens=False)
+        return [_labelled("info", first), *(_labelled("", line) for line in rest)]
     told = [line for text in (finding["message"], finding["fix"]) for line in text.splitlines()]
-    return [_labelled("", part) for line in told for part in wrap(line, WIDTH, break_on_hyphens=False)]
+    lines = [part for line in told for part in wrap(line, WIDTH, break_on_hyphens=False)]
+    return [_line_of(finding), *(_labelled("", line) for line in lines)]
 
 
 def _labelled(label: str, text: str) -> str:

@@ -60,8 +60,10 @@ def figure(value: Any, digits: int = 3) -> str:
 
 
 def percent(value: Any) -> str:
-    """Return a share, 0 to 1, in percent."""
+    """Return a share, 0 to 1, in percent; a tiny one is not said to be nothing."""
     known = number(value)
+    if known is not None and 0 < known < 0.0005:
+        return "< 0.1 %"
     return "-" if known is None else f"{100 * known:.1f} %".replace("-", MINUS)
 
 
