@@ -149,7 +149,7 @@ def _parquet(path: Path) -> None:
 
 def _directory(path: Path) -> None:
     path.mkdir()
-    for name in ("a.jsonl", "b.jsonl", "c.csv"):
+    for name in ("README.md", "rows.txt"):
         (path / name).write_bytes(_line(good_row(1)))
 
 
@@ -304,7 +304,7 @@ FAULTS: dict[int, tuple[Fault, ...]] = {
     30: (
         Fault(DataError, ("train.jsonl.gz ends early", "archive is incomplete"), _cut_gzip, name="train.jsonl.gz"),
         Fault(DataError, ("train.jsonl is a broken Parquet file",), _parquet),
-        Fault(DataError, ("is a directory; 3 data files inside: a.jsonl, b.jsonl, c.csv",), _directory),
+        Fault(DataError, ("is a folder without data files", "2 other files: README.md, rows.txt"), _directory),
     ),
     31: (
         Fault(None, ("this tokenizer has no chat template", "plain", "saved with the model"), controls=(), dropped=0),
