@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from attune.data.decide import MOST_COMPARED, Action, Pairs, Seen, decide, near_by
+from attune.data.decide import MOST_COMPARED, Action, decide
 from attune.data.duplicates.near import find_clusters
 from attune.data.duplicates.words import WordStore
 from attune.data.lint.catalog import Found
 from attune.data.lint.view import view
+from attune.data.seen import Pairs, Seen, near_by
 from attune.types import Example, Message, Place
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,67 +13,38 @@ import numpy as np
 import pytest
 
 from attune.config import DataConfig
-from attune.data.decide import Seen, near_by
-from attune.data.duplicates.near import find_clusters
-from attune.data.duplicates.words import WordStore
+from attune.data.audit import take_in
 from attune.data.fix import FixLedger, fix, ledger_path, target_names
 from attune.data.intake import Intake
 from attune.data.lint.catalog import Found
-from attune.data.lint.rows import RowOptions, lint_row
-from attune.data.lint.view import view
+from attune.data.lint.rows import RowOptions
+from attune.data.lint.waivers import Waiver, Waivers
+from attune.data.seen import Seen, see
+from attune.data.survey import Survey
 from attune.errors import ConfigError, DataError, RefusedError
-from attune.types import Example, Place
 
 LIMIT = 1 << 20
 
 
-def survey(files: Sequence[str], held: Sequence[str] = (), columns: Mapping[str, str] | None = None) -> Seen:
-    """Return what the rules about single rows, the duplicates and equal held-out rows say of files."""
-    config = DataConfig(columns=dict(columns or {}))
-    store, options, places, is_train = WordStore(), RowOptions(), list[Place](), list[bool]()
-    rows: dict[str, list[int]] = defaultdict(list)
-    texts: dict[str, dict[int, str]] = defaultdict(dict)
-    intakes = [Intake(file, config) for file in (*files, *held)]
-    for at, intake in enumerate(intakes):
-        for example in intake.stream():
-            if isinstance(example, Example):
-                row = view(len(places), example)
-                store.take(row)
-                places.append(example.place)
-                is_train.append(at < len(files))
-                for name, text in lint_row(row, options):
-                    rows[name].append(row.number)
-                    texts[name][row.number] = text
-    twins, keys = find_clusters(store), store.keys()
-    of_train = {int(key): row for row, key in enumerate(keys.row) if is_train[row]}
-    leaks = [
-        (row, of_train[int(key)]) for row, key in enumerate(keys.row) if not is_train[row] and int(key) in of_train
-    ]
-    return Seen(
-        [Found(name, numbers, texts[name]) for name, numbers in rows.items()],
-        places.__getitem__,
-        np.array(is_train, np.bool_),
-        twins.exact_of,
-        twins.cluster_of,
-        near_by(store, twins.exact_of),
-        leaks,
-        [place for intake in intakes for place in intake.empty],
-        [bad for intake in intakes for bad in intake.bad],
-        [place for intake in intakes for place in intake.oddities.get("nul", [])],
-    )
+def survey(files: Sequence[str], held: Sequence[str] = ()) -> Seen:
+    """Return what a survey says of files to be cleaned and of rows that are held out."""
+    look, intakes = Survey(RowOptions()), [Intake(file, DataConfig()) for file in files]
+    for intake in intakes:
+        take_in(intake, "train", look)
+    for file in held:
+        take_in(Intake(file, DataConfig()), "valid", look)
+    return see(look.finish(with_coverage=False), intakes)
 
 
-def cleaned(
-    files: Sequence[Path], out: Path, held: Sequence[Path] = (), columns: Mapping[str, str] | None = None
-) -> FixLedger:
+def cleaned(files: Sequence[Path], out: Path, held: Sequence[Path] = ()) -> FixLedger:
     """Fix files and prove what always holds: each row has its line in the ledger, and a second run changes nothing."""
     names, others = [str(file) for file in files], [str(file) for file in held]
     before = [file.read_bytes() for file in (*files, *held)]
     done = fix(
         names,
         out,
-        lambda paths: survey(paths, others, columns),
-        seen=survey(names, others, columns),
+        lambda paths: survey(paths, others),
+        seen=survey(names, others),
         max_row_bytes=LIMIT,
     )
     assert [file.read_bytes() for file in (*files, *held)] == before
@@ -88,8 +59,8 @@ def cleaned(
     second = fix(
         written,
         out.with_name(f"second-{out.name}"),
-        lambda paths: survey(paths, others, columns),
-        seen=survey(written, others, columns),
+        lambda paths: survey(paths, others),
+        seen=survey(written, others),
         max_row_bytes=LIMIT,
     )
     assert (second.dropped, second.repaired, second.rounds) == (0, 0, 1)
@@ -126,9 +97,9 @@ WORDS = (
 
 
 def prose(number: int) -> str:
-    """Return a sentence that shares few pairs of words with those of other numbers."""
-    draw = np.random.default_rng(number)
-    return " ".join(str(word) for word in draw.permutation(WORDS)).capitalize() + "."
+    """Return a sentence that shares few pairs of words with those of other numbers, and is plainly English."""
+    words = [str(word) for word in np.random.default_rng(number).permutation(WORDS)]
+    return f"The {' '.join(words[:5])} and this is {' '.join(words[5:9])} that was {' '.join(words[9:])}."
 
 
 DIRTY = {
@@ -167,8 +138,8 @@ def test_a_dirty_file_is_cleaned_and_every_line_accounted_for(tmp_path: Path) ->
         3: ("dropped", "empty-answer", None),
         4: ("dropped", "placeholder", None),
         5: ("dropped", "empty-prompt", None),
-        6: ("kept", "", 2),
-        7: ("kept", "", 3),
+        6: ("kept", "conflict", 2),
+        7: ("kept", "conflict", 3),
         8: ("repaired", "broken-characters", 4),
         9: ("kept", "secret", 5),
         10: ("kept", "bad-row", 6),
@@ -183,7 +154,7 @@ def test_a_dirty_file_is_cleaned_and_every_line_accounted_for(tmp_path: Path) ->
         assert written[fates[number][2] - 1] == DIRTY[number]
     assert written[3] == DIRTY[8].replace(b"\\u00e2\\u20ac\\u2122", b"\\u2019").replace(b"\\u0000", b"")
     assert b"\xef\xbb\xbf" not in out.read_bytes()
-    assert done.left == {"bad-row": 1, "broken-characters": 1, "secret": 1}
+    assert done.left == {"bad-row": 1, "broken-characters": 1, "conflict": 2, "secret": 1}
     assert done.rounds >= 2
     why = {entry["line"]: entry["why"] for entry in ledger(done)}
     assert why[2] == f"repeats {source}:1"
@@ -351,10 +322,48 @@ def test_real_sets_lose_what_is_known_to_be_wrong(
 ) -> None:
     """The identity set loses its 85 rows of slots, the Alpaca sample its 14 copies, and the rest stays as it was."""
     source = shared / "data" / "sft" / name
-    done = cleaned([source], tmp_path / "clean.json")
+    files = [str(source)]
+    done = fix(files, tmp_path / "clean.json", survey, seen=survey(files), max_row_bytes=LIMIT)
     assert {reason: done.reasons.get(reason) for reason in reasons} == reasons
     rows = json.loads(source.read_text("utf-8"))
     entries = ledger(done)
     stay = [row for row, entry in zip(rows, entries, strict=True) if entry["done"] == "kept"]
     if not done.repaired:
         assert json.loads((tmp_path / "clean.json").read_text("utf-8")) == stay
+
+
+def test_what_the_user_lets_pass_is_not_touched(tmp_path: Path) -> None:
+    """A rule that is allowed, or waived for a line, drops and mends nothing there, in any round."""
+    source = tmp_path / "a.jsonl"
+    source.write_bytes(DIRTY[1] + DIRTY[2] + DIRTY[4] + DIRTY[4].replace(b"far", b"near") + DIRTY[8] + DIRTY[9])
+    waivers = Waivers(frozenset({"D06", "secret"}), (Waiver("D10", "a.jsonl", 3, 3), Waiver("broken-characters")))
+    names, out = [str(source)], tmp_path / "out.jsonl"
+    done = fix(names, out, survey, seen=survey(names), max_row_bytes=LIMIT, waivers=waivers)
+    assert [(entry["done"], entry["rule"]) for entry in ledger(done)] == [
+        ("kept", ""),
+        ("kept", ""),
+        ("kept", ""),
+        ("dropped", "placeholder"),
+        ("kept", ""),
+        ("kept", ""),
+    ]
+    assert done.settled
+    assert done.rounds == 1
+
+
+def test_all_training_rows_that_give_a_held_out_row_away_go_at_once(tmp_path: Path) -> None:
+    """Of a held-out row: its copies, near copies, rows with its question, and rows that hold most of it."""
+    source, held, out = tmp_path / "a.jsonl", tmp_path / "held.jsonl", tmp_path / "out.jsonl"
+    asked = [f"Tell me what you know about this: {prose(number)} {prose(number + 50)}" for number in range(4)]
+    answers = [f"{prose(number + 100)} {prose(number + 150)} {prose(number + 200)}" for number in range(4)]
+    clean = [line("Describe " + prose(number), prose(number + 400)) for number in range(300, 330)]
+    same = [line(asked[0], answers[0])] * 2
+    near = [line(asked[1], answers[1].replace(word, "other", 1)) for word in ("amber", "fjord", "lotus")]
+    question = [line(asked[2], prose(number)) for number in (500, 501, 502)]
+    covering = [line(f"Part {number} {prose(600 + number)}", answers[3] + prose(700 + number)) for number in (1, 2)]
+    source.write_bytes(b"".join([*clean, *same, *near, *question, *covering]))
+    held.write_bytes(b"".join(line(question, answer) for question, answer in zip(asked, answers, strict=True)))
+    done = cleaned([source], out, [held])
+    assert done.reasons == {"dropped: split-leak": 10}
+    assert out.read_bytes() == b"".join(clean)
+    assert done.rounds == 1

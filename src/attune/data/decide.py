@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.data.duplicates.pairs import Judge
-from attune.data.duplicates.shingles import find_common
-from attune.data.duplicates.words import WordStore
-from attune.data.line import BadRow
 from attune.data.lint.catalog import RULES, Found
-from attune.data.lint.thresholds import DEFAULT, Thresholds
-from attune.types import Place
+from attune.data.seen import AreNear, Pairs, Seen
 
 DROPPED_FOR = ("placeholder", "empty-prompt")  # rules about single rows whose rows teach nothing
 REPAIRED_FOR = "broken-characters"
 MOST_COMPARED = 50  # rows of one cluster that a row is compared with: a huge cluster costs no square of its size
-
-Pairs = NDArray[np.int64]  # [pairs, 2]: numbers of rows
-AreNear = Callable[[Pairs], NDArray[np.bool_]]  # [pairs]
 
 
 class Action(NamedTuple):
@@ -37,25 +27,6 @@ class Action(NamedTuple):
     why: str
     of: int = -1
     left: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What a survey saw of the rows that may be changed and of those that they are compared with.
-
-    Rows have the survey's numbers, 0 to rows - 1. Rows that are no examples have places only.
-    """
-
-    found: Sequence[Found]
-    place_of: Callable[[int], Place]
-    is_train: NDArray[np.bool_]  # [rows]: rows that may be changed; held-out rows never are
-    exact_of: NDArray[np.int64]  # [rows]: equal rows have one number here
-    cluster_of: NDArray[np.int64]  # [rows]: near-duplicates have one number here
-    are_near: AreNear  # of pairs from one cluster, which ones say the same, so that the second can go
-    leaks: Sequence[tuple[int, int]] = ()  # held-out row, training row that gives it away
-    empty: Sequence[Place] = ()  # rows whose answer is empty
-    bad: Sequence[BadRow] = ()
-    odd: Sequence[Place] = ()  # rows with NUL characters
 
 
 def decide(seen: Seen) -> dict[int, Action]:
@@ -152,18 +123,3 @@ def _left(found: Iterable[Found], gone: NDArray[np.bool_]) -> dict[int, tuple[st
             if not gone[row]:
                 left[int(row)] = (*left.get(int(row), ()), finding.name)
     return left
-
-
-def near_by(store: WordStore, exact_of: NDArray[np.int64], thresholds: Thresholds = DEFAULT) -> AreNear:
-    """Return the function that says of pairs of rows whether they are near-duplicates, asked directly.
-
-    What it takes of all rows is counted when it is first asked, so a survey without clusters pays nothing.
-    """
-
-    @functools.cache
-    def judge() -> Judge:
-        words = store.words()
-        distinct = np.flatnonzero(exact_of == np.arange(len(exact_of)))
-        return Judge(words, store.keys(), find_common(words, distinct, thresholds), thresholds)
-
-    return lambda pairs: judge().are_near(pairs)

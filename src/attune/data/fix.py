@@ -7,26 +7,29 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import orjson
 
-from attune.data.decide import REPAIRED_FOR, Action, Seen, decide
+from attune.data.decide import REPAIRED_FOR
+from attune.data.fix_plan import Origin, Plan
 from attune.data.hub import is_hub
 from attune.data.lint.characters import mend
+from attune.data.lint.waivers import Waivers
 from attune.data.rewrite import Key, Order, Written, copied_form, rewrite
+from attune.data.seen import Seen
 from attune.data.unpack import ENDINGS, plain_name
 from attune.errors import ConfigError, DataError, RefusedError, ResourceError
 from attune.types import Place
 
 MOST_ROUNDS = 5  # what a repair or a removal brings to light is fixed too, but not without end
 TABLES = (".csv", ".tsv")
+NOTHING_WAIVED = Waivers()
 
 Look = Callable[[Sequence[str]], Seen]  # surveys these files instead of the ones that are fixed
-Origin = Callable[[Place], Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +92,28 @@ class FixLedger:
         assert sum(self.reasons.values()) == done, f"fix ledger: {dict(self.reasons)} are not {done} rows"
 
 
-def fix(files: Sequence[str], out: Path, look: Look, *, seen: Seen, max_row_bytes: int) -> FixLedger:
+def fix(
+    files: Sequence[str],
+    out: Path,
+    look: Look,
+    *,
+    seen: Seen,
+    max_row_bytes: int,
+    waivers: Waivers = NOTHING_WAIVED,
+) -> FixLedger:
     """Write a cleaned copy of data files, look at it again until nothing is left to fix, and return what was done.
 
     One file becomes the file `out`, several become a folder of files. `seen` is the survey of `files`; `look` surveys
     the written ones in their place, with the same held-out rows. The ledger OUT.ledger.jsonl has a line for each row:
-    file, line, done (kept, dropped, repaired), rule, why, out_line (null where dropped).
+    file, line, done (kept, dropped, repaired), rule, why, out_line (null where dropped). What `waivers` let pass is
+    not touched.
 
     Raises: RefusedError when `out` or its ledger exists; ConfigError when `out` cannot hold such rows; DataError when
     no usable row would be left; ResourceError when it cannot be written. Nothing is written then.
     """
     files = list(dict.fromkeys(files))
     check_fix_out(files, out)
-    plan = _Plan(files)
+    plan = Plan(files, waivers)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -146,73 +158,7 @@ def _table_ending(file: str) -> str:
     return Path(plain_name(file)).suffix if copied_form(file) == "CSV" else ""
 
 
-@dataclass
-class _Plan:
-    """What is done to the rows of the files to be cleaned, by file and row; grows from round to round."""
-
-    files: Sequence[str]
-    orders: dict[str, dict[Key, Order]] = field(default_factory=dict)
-    left: dict[str, dict[Key, tuple[str, ...]]] = field(default_factory=dict)
-    bad: dict[str, dict[Key, str]] = field(default_factory=dict)
-
-    def add(self, seen: Seen, origin: Origin) -> bool:
-        """Take in what is to be done after a survey, and what is left; return whether there is anything new to do."""
-        self.left = {file: {} for file in self.files}
-        self.bad = {file: {} for file in self.files}
-        if not self.orders:
-            self.orders = {file: {} for file in self.files}
-        new: set[Place] = set()
-        for place, action in _by_place(seen):
-            row = origin(place)
-            if row.file in self.orders and row not in new and self._take(row, action, why=_why(action, seen, origin)):
-                new.add(row)
-        for bad in seen.bad:
-            row = origin(bad.place)
-            if row.file in self.bad:
-                self.bad[row.file][row.line, row.offset] = bad.text
-                self.left[row.file][row.line, row.offset] = (bad.rule,)
-        return bool(new)
-
-    def _take(self, row: Place, action: Action, *, why: str) -> bool:
-        """Note an action; return whether it asks for something that is not in the plan yet."""
-        key, orders = (row.line, row.offset), self.orders[row.file]
-        before = orders.get(key)
-        left = action.left
-        is_new = action.do != "leave" and (before is None or (before.do == "repair" and action.do == "drop"))
-        if is_new:
-            orders[key] = Order(action.do, action.rule, why)
-        elif action.do != "drop":  # nothing is to be done, or a repair was that did not help
-            left = (action.rule, *left)
-        if left:
-            self.left[row.file][key] = left
-        return is_new
-
-
-def _by_place(seen: Seen) -> Iterator[tuple[Place, Action]]:
-    """Yield what is done to the rows of a survey, those too that are no examples.
-
-    Bad JSON may be sound but for a byte order mark or control character in it; the repair proves it or changes nothing.
-    """
-    for number, action in decide(seen).items():
-        place = seen.place_of(number)
-        if action.do != "drop" or action.of < 0 or seen.place_of(action.of) != place:  # a file that was given twice
-            yield place, action
-    for place in seen.empty:
-        yield place, Action("drop", "empty-answer", "has an empty answer")
-    for place in seen.odd:
-        yield place, Action("repair", REPAIRED_FOR, "NUL character taken out")
-    for bad in seen.bad:
-        if bad.kind == "bad JSON":
-            yield bad.place, Action("repair", REPAIRED_FOR, "bytes that JSON forbids taken out")
-        if bad.kind == "empty answer":
-            yield bad.place, Action("drop", "empty-answer", bad.text)
-
-
-def _why(action: Action, seen: Seen, origin: Origin) -> str:
-    return f"{action.why} {origin(seen.place_of(action.of))}" if action.of >= 0 else action.why
-
-
-def _fix_in(beside: Path, out: Path, plan: _Plan, *, seen: Seen, look: Look, max_row_bytes: int) -> FixLedger:
+def _fix_in(beside: Path, out: Path, plan: Plan, *, seen: Seen, look: Look, max_row_bytes: int) -> FixLedger:
     """Write the copy into the folder `beside` round by round, then move it and its ledger to their places."""
     names = [out.name] if len(plan.files) == 1 else [f"{out.name}/{name}" for name in target_names(plan.files)]
     has_new, rounds = plan.add(seen, lambda place: place), 0
@@ -265,7 +211,7 @@ def _origin(copies: Sequence[Written]) -> Origin:
     return origin
 
 
-def _refuse_empty(written: Sequence[Written], plan: _Plan) -> None:
+def _refuse_empty(written: Sequence[Written], plan: Plan) -> None:
     """Raise DataError when a file would be left without a row to learn from."""
     for copy in written:
         orders, bad = plan.orders[copy.source], plan.bad[copy.source]
@@ -288,7 +234,7 @@ class _Tally:
     left: Counter[str] = field(default_factory=Counter)
 
 
-def _write_ledger(copy: Written, plan: _Plan, file: BinaryIO, tally: _Tally) -> FixedFile:
+def _write_ledger(copy: Written, plan: Plan, file: BinaryIO, tally: _Tally) -> FixedFile:
     """Write a line for each row of one file and return the file's totals."""
     orders, left = plan.orders[copy.source], plan.left[copy.source]
     counts = Counter[str]()
