@@ -93,7 +93,7 @@ def _lengths(train: list[Record], *, has_model: bool) -> Record:
         "edges": edges.tolist(),
         "counts": counts.tolist(),
         "limit": int(np.quantile(lengths, 0.97)) if has_model else None,
-        "over": {"rows": 9, "learned": 120} if has_model else None,
+        "over": {"rows": 9, "learned": 371} if has_model else None,
         "policies": policies if has_model else [],
     }
 

@@ -10,7 +10,7 @@ import pytest
 
 from attune.show import page as page_module
 from attune.show.data_report import render_data_report, write_data_report
-from attune.show.data_sections import next_command, ranked, short_names, verdict
+from attune.show.data_sections import next_command, policies, ranked, short_names, verdict
 from tests.show.check_document import TRAIN, make_document, make_hostile
 from tests.show.pages import MAX_BYTES, Page
 from tests.show.run_folder import HOSTILE
@@ -46,7 +46,7 @@ def test_what_the_document_says(page: Page) -> None:
     for wanted in (
         "These rows are not fit to train on: 2 errors to mend first.", "1,485", "of 1,700 rows in 2 files", "40,410",
         "hold a slot that nobody filled", "Fill the slots", "And 9 more, listed by --json", "data.overlong",
-        "371 (0.9 %)", "9 rows are longer than the limit; 120 learned tokens lie beyond it",
+        "371 (0.9 %)", "9 rows are longer than the limit, with 371 learned tokens in all.",
         "train.jsonl:12, train.jsonl:88", "train.jsonl:411, ...", "valid.jsonl:4", "train.jsonl:48", "90.0 %",
         "AUC of 0.830 (95 % interval 0.790 to 0.871)", "logs me out", "password", "98.1 %", "i have order",
         "an answer ends with <|end|>", "rewrites history", "attune check tickets/train.jsonl --fix cleaned.jsonl",
@@ -96,6 +96,14 @@ def test_good_rows() -> None:
     assert next_command(good)[0] == f"attune train {TRAIN} --model FOLDER"
     assert next_command({**good, "template": None})[0] == f"attune check {TRAIN} --model FOLDER"
     assert next_command({**good, "ok": False})[0] == f"attune check {TRAIN}"
+
+
+def test_policies_that_cost_nothing_are_not_told() -> None:
+    """Where no row is too long there is nothing to choose."""
+    document, _ = make_document()
+    assert [policy for policy, _, _ in policies(document)] == ["drop", "cut", "split"]
+    free = [{"policy": "drop", "rows_lost": 0, "learned_lost": 0}]
+    assert policies({**document, "lengths": {**document["lengths"], "policies": free}}) == []
 
 
 def test_names_are_short_and_distinct() -> None:

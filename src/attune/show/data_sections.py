@@ -174,15 +174,18 @@ def ranked(value: Any) -> list[tuple[str, float]]:
 
 
 def policies(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what each policy for over-long rows would cost: its name, rows and learned tokens."""
-    lengths = mapping(document.get("lengths"))
+    """Return what each policy for over-long rows would cost: its name, rows, learned tokens; none if all are free."""
+    costs = records(mapping(document.get("lengths")).get("policies"))
+    if not any(number(one.get(key)) for one in costs for key in ("rows_lost", "learned_lost")):
+        return []
+    learned = mapping(document.get("tokens")).get("learned")
     return [
         (
             str(one.get("policy", "")),
             _of(one.get("rows_lost"), document.get("rows")),
-            _of(one.get("learned_lost"), mapping(document.get("tokens")).get("learned")),
+            _of(one.get("learned_lost"), learned),
         )
-        for one in records(lengths.get("policies"))
+        for one in costs
     ]
 
 
@@ -247,7 +250,8 @@ def mismatch(document: Mapping[str, Any]) -> Record:
         "real": _weighted(known.get("words_real")),
         "train": _weighted(known.get("words_train")),
         "unlike": [
-            (str(one.get("text") or ""), words.percent(one.get("score"))) for one in records(known.get("unlike"))
+            (str(one.get("text") or ""), words.percent(one["score"]) if number(one.get("score")) else "")
+            for one in records(known.get("unlike"))
         ],
     }
 
