@@ -15,7 +15,8 @@ _LITTLE_WORDS = {
     "en": "the and of that it are with you this have not from which your they would what how can their there "
     "been has when who why where should we our if by about these those its into than them could some such "
     "more each is be was will does did make use as or any other most while then give write create "
-    "describe explain generate following find please to for an in on",
+    "describe explain generate following find please to for an in on a also two three first new used many only "
+    "very through between his she him he list name identify design provide suggest improve rewrite compare",
     "de": "der die das was in an und ist nicht ein eine zu den mit von für auf im dem sich des auch wie ich sie "
     "wird sind oder werden bei aus einer dass kann wenn nach über haben einen nur wir ihr durch zum zur "
     "welche als es dieser diese eines mehr einem vom hat sein seine ihre können bitte warum",
@@ -47,9 +48,14 @@ _LITTLE_WORDS = {
     "id": "yang dan di untuk dengan dari ini itu adalah pada tidak ke dalam akan atau juga saya oleh dapat anda",
     "vi": "và của là có cho không được các một trong người với những này để khi như từ đến",
 }
-_SHARED = frozenset(("is", "to", "for", "an", "in", "on", "was", "as", "will", "have", "so", "about"))
+_SHARED = frozenset(("is", "to", "for", "an", "in", "on", "was", "as", "will", "so", "a", "also"))
 ENGLISH = frozenset(_LITTLE_WORDS["en"].split()) - _SHARED  # said by no other language of the table
 LITTLE_WORDS = {language: frozenset(words.split()) for language, words in _LITTLE_WORDS.items()}
+# Said in some other language, and hardly ever in an English text. So many words of another language hold some of them.
+_FOREIGN = frozenset(word for words in LITTLE_WORDS.values() for word in words if len(word) > 1) - LITTLE_WORDS["en"]
+_FOREIGN -= {"at", "be", "by", "care", "come", "die", "do", "door", "from", "he", "me", "men", "met", "mint", "no"}
+_FOREIGN -= {"not", "of", "one", "par", "per", "plus", "pro", "so", "son", "the", "till", "van", "volt", "we"}
+_ENOUGH_WORDS = 12
 _SPOKEN: dict[str, list[str]] = {}
 for _language, _words in LITTLE_WORDS.items():
     for _word in _words:
@@ -158,8 +164,11 @@ def guess(text: str) -> str:
         if script:
             return script
     words = set(text.lower().split())
-    if len(words & ENGLISH) * 10 >= len(words) + 20:  # most texts: at least three, and one word in ten
+    english = len(words & ENGLISH)
+    if english * 10 >= len(words) + 20:  # most texts: at least three, and one word in ten
         return "en"
+    if len(words) >= _ENOUGH_WORDS and words.isdisjoint(_FOREIGN):
+        return "en" if english >= max(2, len(words) // 10) else ""
     words = set(_WORD.findall(text.lower()))
     spoken = [_SPOKEN[word] for word in words if word in _SPOKEN]
     counts = Counter([language for languages in spoken for language in languages])
@@ -200,7 +209,7 @@ def has_signs(text: str, language: str) -> bool:
     """Return whether a text holds little words that are plainly of a language: two, or one of English alone."""
     words = set(_WORD.findall(text.lower()))
     if language == "en":
-        return not ENGLISH.isdisjoint(words)
+        return not ENGLISH.isdisjoint(words) or (words.isdisjoint(_FOREIGN) and not words.isdisjoint(_SHARED))
     held = words & LITTLE_WORDS.get(language, frozenset())
     return len(held) >= 2 and any(len(_SPOKEN[word]) == 1 for word in held)
 
