@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from attune.data.duplicates.pairs import Judge
 from attune.data.duplicates.shingles import Common, find_common, gather, row_spans, shingles_at
-from attune.data.duplicates.sketch import find_candidates, sketch
+from attune.data.duplicates.sketch import BANDS, find_candidates, sketch
 from attune.data.duplicates.words import Keys, Words, WordStore
 from attune.data.lint.catalog import Found
 from attune.data.lint.thresholds import DEFAULT, Thresholds
 from attune.types import Place
 
-CHUNK_WORDS = 2_000_000  # sketched at once
+CHUNK_WORDS = 300_000  # sketched at once
 
 
 @dataclass(frozen=True)
@@ -123,27 +123,36 @@ def _sketches(
 
     A row of fewer telling shingles is left out: it repeats another one only if all of its words do.
     """
-    for short_only in (False, True):
-        bands, sketched = [], []
-        for chunk in _chunks(words, rows):
-            positions, bounds = gather(row_spans(words, chunk))
-            shingles = shingles_at(words, positions)
-            shares = common.share_of(shingles)
-            number = np.repeat(np.arange(len(chunk)), np.diff(bounds))
-            rare = np.bincount(number[shares == 0], minlength=len(chunk))
-            telling, chosen = (shares == 0), rare >= thresholds.fewest_shingles
-            if short_only:
-                telling = shares <= thresholds.template_share
-                counts = np.bincount(number[telling], minlength=len(chunk))
-                is_short = (rare < thresholds.short_shingles) & (counts > rare)
-                chosen = is_short & (counts >= thresholds.fewest_shingles)
-            keep = telling & chosen[number]
-            if keep.any():
-                sizes = np.bincount(number[keep], minlength=len(chunk))[chosen]
-                bands.append(sketch(shingles[keep], np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))))
-                sketched.append(chunk[chosen])
-        if bands:
-            yield np.concatenate(bands, axis=1), np.concatenate(sketched)
+    fewest = np.full(len(rows), thresholds.fewest_shingles)
+    bands, num_rare = _sketch(words, common, rows, fewest=fewest)
+    yield bands, rows[num_rare >= fewest]
+    is_short = num_rare < thresholds.short_shingles
+    # worth a second look only with more shingles than in the first
+    fewest = np.maximum(fewest, num_rare + 1)[is_short]
+    bands, num_telling = _sketch(words, common, rows[is_short], fewest=fewest, share=thresholds.template_share)
+    yield bands, rows[is_short][num_telling >= fewest]
+
+
+def _sketch(
+    words: Words, common: Common, rows: NDArray[np.int64], *, fewest: NDArray[np.int64], share: float = 0.0
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return the bands of rows that have enough shingles of at most some share, and how many each row has."""
+    bands, counts = np.empty((BANDS, len(rows)), np.uint64), np.zeros(len(rows), np.int64)
+    done = sketched = 0
+    for chunk in _chunks(words, rows):
+        positions, bounds = gather(row_spans(words, chunk))
+        shingles = shingles_at(words, positions)
+        telling = common.share_of(shingles) <= share
+        number = np.repeat(np.arange(len(chunk)), np.diff(bounds))
+        count = np.bincount(number[telling], minlength=len(chunk))
+        chosen = count >= fewest[done : done + len(chunk)]
+        sizes = count[chosen]
+        telling &= chosen[number]
+        sketch_bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
+        bands[:, sketched : sketched + len(sizes)] = sketch(shingles[telling], sketch_bounds)
+        counts[done : done + len(chunk)] = count
+        done, sketched = done + len(chunk), sketched + len(sizes)
+    return bands[:, :sketched], counts
 
 
 def _chunks(words: Words, rows: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:

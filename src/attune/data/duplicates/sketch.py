@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ def sketch(shingles: NDArray[np.uint32], bounds: NDArray[np.int64]) -> NDArray[n
     digests = RMinHash.digest_matrix_from_flat_token_hashes(
         shingles.astype(np.uint64), bounds.astype(np.uint64), num_perm=BANDS * BAND_SIZE, seed=SEED
     )
-    rows = np.array(digests.to_rows(), dtype=np.uint64).reshape(-1, BANDS, BAND_SIZE)
+    numbers = chain.from_iterable(digests.to_rows())  # rensa gives lists only
+    rows = np.fromiter(numbers, np.uint64, (len(bounds) - 1) * BANDS * BAND_SIZE).reshape(-1, BANDS, BAND_SIZE)
     bands = rows[:, :, 0].copy()
     for at in range(1, BAND_SIZE):
         bands = bands * np.uint64(0x9E3779B97F4A7C15) + rows[:, :, at]

@@ -96,7 +96,9 @@ class WordStore:
         last, _ = split_codes(ROW_MARK, np.array([0, 1]))
         flat = np.empty(int(bounds[-1]) + 1, np.uint32)
         at = 0
-        for chunk in self._chunks:
+        self._chunks.reverse()
+        while self._chunks:  # each is freed once it is copied
+            chunk = self._chunks.pop()
             flat[at : at + len(chunk)] = chunk
             at += len(chunk)
         flat[at:] = last
