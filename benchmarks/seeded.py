@@ -1,7 +1,8 @@
 """What `attune check` finds of faults that were planted in clean rows, and how many clean rows it flags.
 
 Prints the recall of every rule, its precision (flagged rows that hold this fault or another one), and the clean rows
-that were flagged; ends with code 1 below the promise.
+that were flagged; then over-long rows with the bundled model, and real prompts of the same and of another kind. Ends
+with code 1 below the promise.
 Run: python benchmarks/seeded.py --each 40 --seeds 1 2 3
 """
 
@@ -21,7 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.seeded.corpus import FILES, Corpus, clean_corpus, grow  # noqa: E402 - the generator is the tests' own
+from attune.bundled import starter_folder, tickets_folder  # noqa: E402
+from tests.seeded.corpus import FILES, Corpus, clean_corpus, grow, grow_long  # noqa: E402 - the tests' own generator
 
 LEAST_RECALL = 0.95
 MOST_CLEAN = 0.005  # share of the clean rows that may be flagged
@@ -73,10 +75,10 @@ class Score:
         return found
 
 
-def check(folder: Path) -> Mapping[str, Any]:
+def check(folder: Path, *more: str | Path) -> Mapping[str, Any]:
     """Return the document of `attune check` over the two files of a folder."""
     train, valid = (str(folder / file) for file in FILES)
-    command = [sys.executable, "-m", "attune", "check", train, "--data.valid", valid, "--json"]
+    command = [sys.executable, "-m", "attune", "check", train, "--data.valid", valid, *map(str, more), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode not in (0, 3):  # 3: it found errors in the data
         raise SystemExit(f"attune check ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
@@ -90,6 +92,33 @@ def flags_of(document: Mapping[str, Any]) -> Lines:
     for finding in document["findings"]:
         flags[finding["name"]] |= {(Path(place["file"]).name, place["line"]) for place in finding["examples"]}
     return flags
+
+
+def add_long_rows(score: Score, folder: Path, rows: int, each: int) -> None:
+    """Check rows that are longer than the limit with the bundled model: what cutting them loses, and how they end."""
+    corpus = grow_long(rows=rows, each=each, seed=1)
+    corpus.write(folder)
+    score.add(corpus, flags_of(check(folder, "--model", starter_folder(), "--data.overlong", "cut")))
+
+
+def judge_prompts(folder: Path, rows: int) -> list[str]:
+    """Return what is wrong with the alarm on real prompts: it must be raised for those of another kind only."""
+    clean_corpus(rows=rows, seed=1).write(folder)
+    alike = folder / "alike.jsonl"
+    turns = [row["messages"] for row in clean_corpus(rows=rows // 2, seed=2).rows[FILES[0]]]
+    prompts = [[turn["content"] for turn in row if turn["role"] == "user"][-1] for row in turns]
+    alike.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+    found = []
+    for real, is_alike in ((alike, True), (tickets_folder() / "real_prompts.jsonl", False)):
+        severities = {
+            one["severity"] for one in check(folder, "--against", real)["findings"] if one["name"] == "mismatch"
+        }
+        print(
+            f"mismatch, prompts of {'the same' if is_alike else 'another'} kind: {', '.join(severities) or 'nothing'}"
+        )
+        if bool(severities & {"warning", "error"}) == is_alike:
+            found.append(f"mismatch: wrong about prompts of {'the same' if is_alike else 'another'} kind")
+    return found
 
 
 def print_table(score: Score) -> None:
@@ -129,8 +158,9 @@ def main() -> None:
                 folder = (chosen.keep or Path(temporary)) / name
                 corpus.write(folder)
                 score.add(corpus, flags_of(check(folder)))
-    print_table(score)
-    broken = score.faults()
+        add_long_rows(score, (chosen.keep or Path(temporary)) / "long", 600, chosen.each)
+        print_table(score)
+        broken = score.faults() + judge_prompts((chosen.keep or Path(temporary)) / "prompts", 2000)
     print("\n".join(broken) or "All promises kept.")
     sys.exit(bool(broken))
 

@@ -112,6 +112,22 @@ def clean_corpus(*, rows: int, seed: int = 1) -> Corpus:
     return gather(sown)
 
 
+def grow_long(*, rows: int, each: int, seed: int = 1) -> Corpus:
+    """Return clean rows without tools, and `each` longer than small models attend to, by the answer or the question."""
+    sown = Field(Dice(f"seeded {seed}"))
+    sow_clean(sown, rows, set())
+    for file, seeds in sown.rows.items():
+        sown.rows[file] = [one for one in seeds if one.kind != "tool_call"]
+    for number in range(each):
+        story = " ".join(sentences(150, sown.dice))
+        if number % 2:
+            row, rules = chat(question(sown.dice), story), ("no-stop",)
+        else:
+            row, rules = chat(f"{question(sown.dice)} {story}", paragraph(sown.dice)), ("truncation",)
+        sown.sow("planted", row, fault=sown.fault(rules, "a long answer" if number % 2 else "a long question"))
+    return gather(sown)
+
+
 def sow_clean(sown: Field, rows: int, seen: set[str]) -> list[Row]:
     """Sow the clean rows of both files; return the tickets that are left over, to be spoiled."""
     tickets = read_tickets("train")
@@ -255,4 +271,4 @@ def gather(sown: Field) -> Corpus:
     return Corpus(rows, planted, clean, kinds)
 
 
-__all__ = ["FILES", "Corpus", "Planted", "clean_corpus", "grow", "prompt_of"]
+__all__ = ["FILES", "Corpus", "Planted", "clean_corpus", "grow", "grow_long", "prompt_of"]
