@@ -42,6 +42,7 @@ class Message:
     reasoning: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     name: str | None = None
+    tool_call_id: str | None = None  # of a tool's result: the call that it answers
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,10 @@ def check(
     from attune.cli.screen import Screen
     from attune.errors import DataError
     from attune.show.summary import check_lines
-    from attune.train.check import check_rows, unusable
+    from attune.train.check import check_fix_target, check_rows, unusable
+
+    if fix:
+        check_fix_target(settings, Path(fix))
 
     with Screen(json=json, progress=sys.stderr) as screen:
         try:

@@ -41,11 +41,12 @@ def lengths_in_words(surveyed: Surveyed) -> dict[str, Any]:
 
 
 def _histogram(lengths: NDArray[np.int64]) -> dict[str, list[int]]:
-    """Return whole-number edges and counts of at most BINS bins."""
+    """Return whole-number edges, equally far apart, and counts of at most BINS bins."""
     if not len(lengths):
         return {"edges": [], "counts": []}
     low, high = int(lengths.min()), int(lengths.max()) + 1
-    edges = np.unique(np.linspace(low, high, min(BINS, high - low) + 1).round().astype(np.int64))
+    step = max(1, -(-(high - low) // BINS))
+    edges = np.arange(low, high + step, step)
     counts, _ = np.histogram(lengths, bins=edges)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 

@@ -100,16 +100,19 @@ def find_reading(intake: Intake) -> list[Finding]:
         texts = tuple({"file": r.place.file, "line": r.place.line, "text": r.text} for r in intake.bad[:NAMED_LINES])
         share = len(intake.bad) / max(1, rows)
         found.append(Finding("R02", "bad-row", "warning", len(intake.bad), share, message, "Mend the rows.", texts))
-    empty, nul = intake.empty, intake.oddities.get("nul", [])
+    empty = intake.empty
     numbers = intake.oddities.get("not-json-number", [])
     if empty:
         message = f"{_rows(empty)} ({_lines(empty)}) {_have(empty)} an empty reply; dropped."
         fix = 'Write the answers; data.on_empty = "keep" keeps the rows and teaches the model to say nothing.'
         found.append(_warning("D10", "empty-answer", (empty, rows), message=message, fix=fix))
-    if nul:
-        message = f"{_rows(nul)} {_have(nul)} a NUL character ({_lines(nul)}); kept as is."
-        fix = "Take the character out if it is not meant."
-        found.append(_warning("R03", "nul-character", (nul, rows), message=message, fix=fix))
+    if intake.weightless:
+        message = (
+            f"{_rows(intake.weightless)} ({_lines(intake.weightless)}) {_have(intake.weightless)} weight 0; left out."
+        )
+        found.append(
+            _warning("R06", "weight-zero", (intake.weightless, rows), message=message, fix="", severity="info")
+        )
     if numbers:
         message = (
             f"{_rows(numbers)} {_have(numbers)} a number that is not JSON, such as NaN or 1e999 ({_lines(numbers)}), "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attune.data.lint.catalog import RULES
 from attune.data.lint.thresholds import DEFAULT, Thresholds
 from attune.data.wording import OneSided, one_sided, split_words
-from attune.types import Finding, Place, Severity
+from attune.types import Finding, Place
 
 Verdict = Literal["alike", "mismatch", "strong mismatch", "too few prompts"]
 
@@ -161,11 +161,10 @@ def find_mismatch(mismatch: Mismatch, places: Sequence[Place], thresholds: Thres
     said = f" Words of real prompts that training lacks: {words}." if words else ""
     share = rows / mismatch.rows_real
     text = f"{rows} of {mismatch.rows_real} real prompts are unlike the training prompts: {figures}.{said} {rule.harm}"
-    severity: Severity = "error" if mismatch.verdict == "strong mismatch" else "warning"
     examples = tuple(
         {"file": places[found.at].file, "line": places[found.at].line, "text": found.text} for found in mismatch.unlike
     )
-    return Finding(rule.id, rule.name, severity, rows, share, text, rule.fix, examples)
+    return Finding(rule.id, rule.name, rule.severity, rows, share, text, rule.fix, examples)
 
 
 def area_under_curve(positive: NDArray[np.floating[Any]], negative: NDArray[np.floating[Any]]) -> float:

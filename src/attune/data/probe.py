@@ -72,6 +72,8 @@ def _keeps_history(template: ChatTemplate, messages: tuple[Message, ...], what: 
     try:
         first, whole = _render(template, messages[:2]), _render(template, messages)
     except TemplateError as error:
+        if any(message.reasoning for message in messages):
+            return None  # a template that shows no reasoning: rows that have some are refused by name
         return _problem("T03", "history-refused", f"several turns are refused: {_first(error)}", "info")
     body = first.text.rstrip()
     if whole.text.startswith(body.removesuffix(template.terminator).rstrip()):

@@ -78,8 +78,9 @@ def file_form(path: str | Path) -> str:
 
 
 def is_data_file(name: str) -> bool:
-    """Return whether a file's name ends as those of data files do, packed or not."""
-    return plain_name(name).endswith(DATA_ENDINGS)
+    """Return whether a file's name ends as those of data files do, packed or not; a fix's ledger holds no rows."""
+    plain = plain_name(name)
+    return plain.endswith(DATA_ENDINGS) and not plain.endswith(".ledger.jsonl")
 
 
 def missing_text(path: Path) -> str:

@@ -6,6 +6,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
@@ -201,7 +202,7 @@ def _read_prompt(value: Mapping[str, Any], mask: str) -> tuple[Message, ...]:
 def _as_context(turn: Message) -> Message:
     if turn.role != "assistant" or turn.train is not None:
         return turn
-    return Message(turn.role, turn.content, False, turn.weight, turn.reasoning, turn.tool_calls, turn.name)
+    return replace(turn, train=False)
 
 
 def _read_alpaca(value: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -312,7 +313,7 @@ def _turn(turn: Any, number: int) -> Message:
 
 
 def _with_extras(turn: Mapping[str, Any], number: int, message: Message) -> Message:
-    """Return a message with its train flag, weight, reasoning and name."""
+    """Return a message with its train flag, weight, reasoning, name and the call that it answers."""
     train = turn.get("train")
     if train is not None and not isinstance(train, bool):
         raise _FaultError("train flag", f"turn {number} train must be true or false, found {json_kind(train)}")
@@ -320,7 +321,7 @@ def _with_extras(turn: Mapping[str, Any], number: int, message: Message) -> Mess
     reasoning = next((turn[key] for key in ("reasoning_content", "reasoning", "thinking") if turn.get(key)), None)
     if reasoning is not None and not isinstance(reasoning, str):
         raise _FaultError("reasoning", f"turn {number} reasoning must be text, found {json_kind(reasoning)}")
-    name = turn.get("name")
+    name, answered = turn.get("name"), turn.get("tool_call_id")
     return Message(
         message.role,
         message.content,
@@ -329,6 +330,7 @@ def _with_extras(turn: Mapping[str, Any], number: int, message: Message) -> Mess
         reasoning,
         message.tool_calls,
         name if isinstance(name, str) else None,
+        answered if isinstance(answered, str) else None,
     )
 
 

@@ -116,7 +116,7 @@ class ChatTemplate:
     def _is_simple(self, message: Message) -> bool:
         """Return whether a template can only copy this message's content, whatever the content says."""
         content = message.content
-        if not content or message.tool_calls or message.reasoning or message.name:
+        if not content or message.tool_calls or message.reasoning or message.name or message.tool_call_id:
             return False
         if self._strips and (content[0].isspace() or content[-1].isspace()):
             return False
@@ -331,6 +331,8 @@ def _to_dict(message: Message) -> dict[str, Any]:
         out["tool_calls"] = [_call_to_dict(call) for call in message.tool_calls]
     if message.name:
         out["name"] = message.name
+    if message.tool_call_id:
+        out["tool_call_id"] = message.tool_call_id
     return out
 
 

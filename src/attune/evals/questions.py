@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from attune.config import Config
 from attune.data.corpus import Corpus, to_corpus
 from attune.data.mask import Masker, encode_prompt
 from attune.data.prepare import read_examples
+from attune.data.schema_file import read_schema
 from attune.data.template import ChatTemplate, ShapeMismatchError
 from attune.errors import ConfigError, DataError, RefusedError
 from attune.evals.tasks import Schema, applicable
@@ -181,12 +181,4 @@ def plan(
 
 def _open_schema(path: str) -> Schema:
     """Return the JSON Schema in a file. Raises: ConfigError when there is none."""
-    try:
-        source = orjson.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"schema: {path} cannot be read: {error.strerror}.") from error
-    except orjson.JSONDecodeError as error:
-        raise ConfigError(f"schema: {path}:{error.lineno}:{error.colno} is not JSON: {error.msg}.") from error
-    if not isinstance(source, dict):
-        raise ConfigError(f"schema: {path} must hold a JSON object, found {type(source).__name__}.")
-    return Schema(source, path)
+    return Schema(read_schema(path, "schema"), path)

@@ -9,9 +9,7 @@ from decimal import Decimal
 from statistics import median
 from typing import Any
 
-import jsonschema_rs
-
-from attune.errors import ConfigError
+from attune.data.lint.conformance import Conformance
 
 # When a metric is used, all thresholds in one place: shares are of the references.
 JSON_SHARE = 0.8  # this many are JSON objects: json_valid, field_accuracy, and schema_valid if there is a schema
@@ -166,24 +164,16 @@ def common_length(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 class Schema:
-    """A JSON Schema that answers are held against; formats are annotations, and nothing is fetched from a network."""
+    """A JSON Schema that answers are held against, as the data check does it."""
 
     def __init__(self, source: Mapping[str, Any], name: str = "schema") -> None:
         """Open a schema. Raises: ConfigError when it is not a valid one."""
-        try:
-            self._validator = jsonschema_rs.validator_for(dict(source), validate_formats=False, retriever=_refuse_fetch)
-        except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
-            first = str(error).splitlines()[0][:200]
-            raise ConfigError(f"{name} is not a JSON Schema that can be used: {first}") from error
+        self._conformance = Conformance(source, name)
 
     def score(self, answer: str) -> float:
         """Return 1 when the answer is a JSON object or array that obeys the schema."""
         value = structure_of(answer)
-        return float(value is not None and self._validator.is_valid(value))
-
-
-def _refuse_fetch(uri: str) -> Any:
-    raise ValueError(f"it refers to {uri}, and attune fetches nothing; put it into $defs")
+        return float(value is not None and not self._conformance.fault(value))
 
 
 _SCORERS: dict[str, Callable[[str, str], float | None]] = {

@@ -9,9 +9,9 @@ from typing import Any
 
 from attune.config import Config
 from attune.data.audit import Audit, InputFile, audit, count_states, list_files
-from attune.data.seen import Seen, near_by
 from attune.data.document import duplicates_document, leaks_document, lengths_in_tokens, lengths_in_words
 from attune.data.findings import find_refused, in_order
+from attune.data.fix import check_fix_out
 from attune.data.fix import fix as fix_files
 from attune.data.lint.verdict import soften
 from attune.data.lint.waivers import Waivers, open_waivers
@@ -19,6 +19,7 @@ from attune.data.mask import Masker
 from attune.data.prepare import Prepared, prepare
 from attune.data.probe import template_problems
 from attune.data.prompts import compare_with_file
+from attune.data.seen import Seen, see
 from attune.data.tokenizer import load_tokenizer
 from attune.data.view_rows import choose_rows, fetch_examples, flags_of, show_rows, spread_rows
 from attune.errors import ConfigError, DataError, TemplateError
@@ -53,7 +54,15 @@ class Checked:
         Raises: RefusedError or ConfigError when `out` cannot be taken; DataError when no row would be left.
         """
         files = [file.intake.path for file in self.audit.files if file.part == "train"]
-        ledger = fix_files(files, out, self._look, seen=_seen(self.audit), max_row_bytes=self.config.data.max_row_bytes)
+        data = self.config.data
+        ledger = fix_files(
+            files,
+            out,
+            self._look,
+            seen=_seen(self.audit),
+            max_row_bytes=data.max_row_bytes,
+            waivers=open_waivers(data.allow, data.ignore),
+        )
         return {
             "path": str(ledger.out),
             "ledger": str(ledger.path),
@@ -119,20 +128,7 @@ def unusable(error: DataError) -> dict[str, Any]:
 
 def _seen(looked: Audit) -> Seen:
     """Return what a fix needs to know of a survey."""
-    surveyed = looked.surveyed
-    trained = [file.intake for file in looked.files if file.part == "train"]
-    return Seen(
-        found=surveyed.found,
-        place_of=surveyed.places.__getitem__,
-        is_train=surveyed.parts == "train",
-        exact_of=surveyed.duplicates.exact_of,
-        cluster_of=surveyed.duplicates.cluster_of,
-        are_near=near_by(surveyed.store, surveyed.duplicates.exact_of),
-        leaks=tuple((leak.row, leak.train_row) for leak in surveyed.leaks if leak.kind != "passage"),
-        empty=tuple(place for intake in trained for place in intake.empty),
-        bad=tuple(row for intake in trained for row in intake.bad),
-        odd=tuple(place for intake in trained for place in intake.oddities.get("nul", ())),
-    )
+    return see(looked.surveyed, [file.intake for file in looked.files if file.part == "train"])
 
 
 def _tolerant(config: Config) -> Config:

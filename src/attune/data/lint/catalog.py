@@ -158,7 +158,7 @@ _ALL = (
     Rule(
         "D11",
         "mismatch",
-        "error",
+        "warning",
         "of the real prompts are unlike the training prompts",
         "The tuned model is trained for another use than it gets.",
         "Add rows like the prompts that are listed.",

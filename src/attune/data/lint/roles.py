@@ -63,7 +63,7 @@ def _find_odd_result(messages: Sequence[Message]) -> str | None:
             if asked.role == "assistant" and not calls and not any(sign in asked.content for sign in _CALL_SIGNS):
                 return f"turn {number} is a tool result, but turn {number - 1} calls no tool"
             ids = [call.get("id") for call in calls]
-            answered = getattr(message, "tool_call_id", None)
+            answered = message.tool_call_id
             if answered and ids and all(ids) and answered not in ids:
                 return f"turn {number} is the result of call {str(answered)[:30]}, which nobody made"
             names = [_called(call) for call in calls]
