@@ -43,7 +43,10 @@ def split_codes(text: str, bounds: NDArray[np.int64]) -> tuple[NDArray[np.uint32
         if codes.max() >= PLANES:
             codes = np.where(codes < PLANES, codes, PLANES + (codes & np.uint32(0xFFFF)))
         kinds, values = _alphabet(PLANES + 0x10000)
-    kind = kinds[codes]
+    kind, value = kinds[codes], values[codes]
+    minus = np.flatnonzero(codes[1:-1] == ord("-")) + 1
+    hyphen = minus[(kind[minus - 1] == LETTER) & (kind[minus + 1] == LETTER)]
+    kind[hyphen], value[hyphen] = 0, 0  # top-up is top up, but 7-5 is not 7 5
     begins = kind >= SINGLE
     begins[0] |= kind[0] != 0
     # a letter or digit begins a word where none stands before it
@@ -53,7 +56,7 @@ def split_codes(text: str, bounds: NDArray[np.int64]) -> tuple[NDArray[np.uint32
     if not len(first):
         return np.zeros(0, np.uint32), counts
     powers, inverses = _powers(1 << max(10, (len(codes) - 1).bit_length()))
-    sums = np.add.reduceat(values[codes] * powers[: len(codes)], first) * inverses[first]
+    sums = np.add.reduceat(value * powers[: len(codes)], first) * inverses[first]
     has_digit = (np.bitwise_or.reduceat(kind, first) & (DIGIT | SIGN)) != 0
     numbers: NDArray[np.uint32] = np.bitwise_and(mix(sums), np.uint32(0xFFFFFFFE), dtype=np.uint32)
     numbers += has_digit

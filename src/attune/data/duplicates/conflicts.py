@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from attune.data.duplicates.shingles import Spans, sum_shingles
 from attune.data.duplicates.words import Keys, Words, WordStore
 from attune.data.lint.catalog import Found
 from attune.data.lint.thresholds import DEFAULT, Thresholds
@@ -30,7 +31,7 @@ def found(
     contradicting: dict[int, int] = {}  # row -> a row of the same question with another answer
     further: dict[int, int] = {}
     groups, largest = 0, (0, 0, 0)  # rows, answers, first row
-    for rows in _groups(keys.context, np.flatnonzero(is_train & has_question)):
+    for rows in _groups(_question_keys(words, keys), np.flatnonzero(is_train & has_question)):
         short: dict[bytes, list[int]] = {}
         long: dict[bytes, list[int]] = {}
         for row in rows.tolist():
@@ -63,6 +64,12 @@ def found(
         texts = _texts(further, "another answer than {}", place_of, thresholds.most_examples)
         results.append(Found("several-answers", sorted(further), texts, detail))
     return results
+
+
+def _question_keys(words: Words, keys: Keys) -> NDArray[np.uint64]:
+    """Return a key for the words before each last answer and the tools, so that punctuation makes no other question."""
+    sums = sum_shingles(words, Spans(words.starts[:-1], words.answer_at))
+    return np.where(words.answer_at - words.starts[:-1] > 1, sums ^ keys.tools, keys.context)
 
 
 def _groups(contexts: NDArray[np.uint64], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -10,14 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.data.duplicates.pairs import Judge
-from attune.data.duplicates.shingles import Common, find_common, gather, row_spans, shingles_at
+from attune.data.duplicates.shingles import (
+    Common,
+    Spans,
+    chunks_of,
+    find_common,
+    gather,
+    row_spans,
+    shingles_at,
+    sum_shingles,
+)
 from attune.data.duplicates.sketch import BANDS, find_candidates, sketch
 from attune.data.duplicates.words import Keys, Words, WordStore
 from attune.data.lint.catalog import Found
 from attune.data.lint.thresholds import DEFAULT, Thresholds
 from attune.types import Place
-
-CHUNK_WORDS = 300_000  # sketched at once
 
 
 @dataclass(frozen=True)
@@ -103,13 +110,7 @@ def first_of_equal(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 def _key_of_words(words: Words, keys: Keys) -> NDArray[np.uint64]:
     """Return a key that rows share when they differ in punctuation alone. An answer of punctuation alone counts."""
-    sums = np.empty(len(keys.row), np.uint64)
-    for rows in _chunks(words, np.arange(len(keys.row))):
-        positions, bounds = gather(row_spans(words, rows))
-        shingles = shingles_at(words, positions).astype(np.uint64)
-        shingles *= np.uint64(0xD6E8FEB86659FD93)
-        shingles ^= shingles >> np.uint64(32)
-        sums[rows] = np.add.reduceat(shingles * np.uint64(0xD6E8FEB86659FD93), bounds[:-1])
+    sums = sum_shingles(words, Spans(words.starts[:-1], words.starts[1:]))
     is_wordless = words.starts[1:] - words.answer_at == 1
     sums ^= keys.tools * np.uint64(3)
     sums[is_wordless] ^= keys.answer[is_wordless]
@@ -157,9 +158,7 @@ def _sketch(
 
 def _chunks(words: Words, rows: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:
     """Cut rows into stretches of about CHUNK_WORDS words."""
-    lengths = words.starts[rows + 1] - words.starts[rows]
-    piece = np.cumsum(lengths) // CHUNK_WORDS
-    return (part for part in np.split(rows, np.flatnonzero(np.diff(piece)) + 1) if len(part))
+    return (rows[piece] for piece in chunks_of(row_spans(words, rows)))
 
 
 def _unite(parents: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:

@@ -6,12 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.data.duplicates.codes import sort_once
-from attune.data.duplicates.shingles import Common, Spans, gather, jaccard, row_spans
+from attune.data.duplicates.shingles import FACTOR, Common, Spans, gather, jaccard, row_spans, sum_between
 from attune.data.duplicates.words import Keys, Words
 from attune.data.lint.thresholds import Thresholds
 
 BATCH_WORDS = 200_000  # of one side, compared at once: they and what is made of them fit into the processor's cache
-FACTOR = np.uint64(0xD6E8FEB86659FD93)
 
 
 class Judge:
@@ -123,9 +122,7 @@ def _sum_words(words: Words, spans: Spans, *, odd_only: bool = True) -> NDArray[
         found *= found & np.uint64(1)
     found *= FACTOR
     found ^= found >> np.uint64(32)
-    total = np.concatenate((np.zeros(1, np.uint64), np.cumsum(found * FACTOR)))
-    sums: NDArray[np.uint64] = total[bounds[1:]] - total[bounds[:-1]]
-    return sums
+    return sum_between(found * FACTOR, bounds)
 
 
 def _has_foreign_run(words: Words, a: Spans, b: Spans, least: int) -> NDArray[np.bool_]:

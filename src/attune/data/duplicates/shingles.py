@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,8 @@ from attune.data.lint.thresholds import Thresholds
 
 SAMPLE_ROWS = 50_000  # rows in which shingles are counted; more rows are sampled evenly
 SAMPLE_WORDS = 10_000_000
+CHUNK_WORDS = 300_000  # looked at together: few enough for the processor's cache
+FACTOR = np.uint64(0xD6E8FEB86659FD93)  # odd, of random bits
 
 
 class Spans(NamedTuple):
@@ -69,6 +73,31 @@ def shingles_at(words: Words, positions: NDArray[np.int64]) -> NDArray[np.uint32
     """Return the pairs of words that begin at some positions. A row's last word pairs with the mark after it."""
     pairs = words.flat[positions].astype(np.uint64) << np.uint64(32)
     return mix(pairs | words.flat[positions + 1])
+
+
+def chunks_of(spans: Spans) -> Iterator[slice]:
+    """Cut spans into stretches of about CHUNK_WORDS words."""
+    piece = np.cumsum(spans.ends - spans.begins) // CHUNK_WORDS
+    borders = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(piece)]
+    return (slice(begin, end) for begin, end in pairwise(borders) if end > begin)
+
+
+def sum_shingles(words: Words, spans: Spans) -> NDArray[np.uint64]:
+    """Return one number for the shingles of each span: equal for equal words in the same order, uint64 [spans]."""
+    sums = np.zeros(len(spans.begins), np.uint64)
+    for piece in chunks_of(spans):
+        positions, bounds = gather(Spans(spans.begins[piece], spans.ends[piece]))
+        scattered = shingles_at(words, positions) * FACTOR
+        scattered ^= scattered >> np.uint64(32)
+        sums[piece] = sum_between(scattered * FACTOR, bounds)
+    return sums
+
+
+def sum_between(values: NDArray[np.uint64], bounds: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the sum of the values between bounds, modulo 2**64; 0 where there are none."""
+    total = np.concatenate((np.zeros(1, np.uint64), np.cumsum(values)))
+    sums: NDArray[np.uint64] = total[bounds[1:]] - total[bounds[:-1]]
+    return sums
 
 
 def find_common(words: Words, rows: NDArray[np.int64], thresholds: Thresholds) -> Common:
