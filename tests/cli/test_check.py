@@ -62,7 +62,7 @@ def test_with_a_model_tokens_are_counted(capsys: pytest.CaptureFixture[str], row
     tokens = document["tokens"]
     assert 0 < tokens["learned"] < tokens["in"]
     assert tokens["lost"] > 0
-    assert "too-long" in [finding["name"] for finding in document["findings"]]
+    assert "truncation" in [finding["name"] for finding in document["findings"]]
     assert lines[-1] == f"next      attune train {rows} --model {base} data.max_length=70"
 
 

@@ -74,7 +74,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["resume", "a", "b"], "unexpected extra argument"),
         (["eval", "a", "--lim", "3"], "unknown option --lim - did you mean --limit?"),
         (["eval", "a", "--limit", "x"], "Invalid value for '--limit'"),
-        (["train", "a.jsonl", "b.jsonl"], "one config or data file is wanted, found 2: a.jsonl, b.jsonl"),
+        (["train", "a.yaml", "b.jsonl"], "a config file (a.yaml) and other names are given: a.yaml, b.jsonl"),
         (["train", "a.jsonl", "--modle", "x"], "unknown option --modle - did you mean --model?"),
         (["train", "a.jsonl", "--dry-rum"], "unknown option --dry-rum - did you mean --dry-run?"),
         (["train", "--train.learning_rat", "1"], "did you mean --train.learning_rate?"),

@@ -195,7 +195,14 @@ FAULTS: dict[int, tuple[Fault, ...]] = {
     ),
     7: (Fault(None, ("JSONL of 20 rows",), _with_bom, dropped=0),),
     8: (Fault(DataError, ("train.jsonl is UTF-16 (starts FF FE)", "iconv"), _utf16),),
-    9: (Fault(None, ("1 row has a NUL character (line 4); kept as is",), rows={4: _with_answer("a\0b")}, dropped=0),),
+    9: (
+        Fault(
+            None,
+            ("1 row (5.0%) holds characters that a wrong encoding left behind (line 4): such as NUL",),
+            rows={4: _with_answer("a\0b")},
+            dropped=0,
+        ),
+    ),
     10: (Fault(DataError, ("train.jsonl:4", '"\\ud800" is half a character'), rows={4: HALF}, dropped=1),),
     11: (
         Fault(

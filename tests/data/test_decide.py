@@ -81,7 +81,8 @@ def test_of_a_chain_only_rows_near_one_that_stays_go() -> None:
     """Ends of a cluster that are not near each other both stay, and each names the row it repeats."""
 
     def are_near(pairs: Pairs) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return np.abs(pairs[:, 0] - pairs[:, 1]) <= 1
+        near: np.ndarray[Any, np.dtype[np.bool_]] = np.abs(pairs[:, 0] - pairs[:, 1]) <= 1
+        return near
 
     assert dropped(decide(seen(5, cluster_of=labels(0, 0, 0, 0, 0), are_near=are_near))) == {
         1: ("near-duplicate", 0),

@@ -127,7 +127,7 @@ def test_everything_is_learned_but_the_first_token(tmp_path: Path) -> None:
 
 
 def test_messages_overrule_the_mask(tmp_path: Path) -> None:
-    """Train = false keeps an answer out, train = true lets a question in, a weight becomes the row's."""
+    """Train = false keeps an answer out, train = true lets a question in, a weight is that of its turn's tokens."""
     turns = [
         {"role": "user", "content": "ask", "train": True},
         {"role": "assistant", "content": "one", "train": False},
@@ -137,7 +137,8 @@ def test_messages_overrule_the_mask(tmp_path: Path) -> None:
     prepared = prepare_rows(tmp_path, [{"messages": turns}])
     assert learned_text(prepared, tmp_path / "t") == "asktwo</s>"
     assert prepared.train.weights is not None
-    assert prepared.train.weights.tolist() == [0.5]
+    learned = prepared.train.learned
+    assert prepared.train.weights[learned].tolist() == [1.0] * len("ask") + [0.5] * (int(learned.sum()) - len("ask"))
 
 
 def test_answers_in_a_prompt_list_are_context(tmp_path: Path) -> None:

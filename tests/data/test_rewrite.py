@@ -25,7 +25,7 @@ DROP, REPAIR = Order("drop", "duplicate", "why"), Order("repair", "broken-charac
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A file of four rows, the third of which has something to mend."""
     name, data = request.param
-    path = tmp_path / name
+    path: Path = tmp_path / name
     path.write_bytes(data)
     return path
 

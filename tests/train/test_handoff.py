@@ -92,7 +92,7 @@ def test_the_template_renders_what_was_trained_on(config: Config, model_folder: 
     prepared = prepare(
         config.with_values({"data.valid_share": 0.0}), load_tokenizer(Path(config.model)), model_length=256
     )
-    rows = [json.loads(line) for line in Path(config.data.train).read_text().splitlines()]
+    rows = [json.loads(line) for line in Path(str(config.data.train)).read_text().splitlines()]
     for number, row in enumerate(rows):
         turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
         ids = tokenizer.apply_chat_template(turns, return_dict=False)

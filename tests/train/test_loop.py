@@ -102,9 +102,12 @@ def test_operations_add_up_over_steps() -> None:
 def test_only_the_ratio_of_weights_counts() -> None:
     """Rows that all weigh the same train as rows without weights; other weights give another mean."""
     corpus = make_corpus(LENGTHS)
+    of_rows = np.repeat(np.array([1, 2, 1, 5], np.float32), corpus.lengths[:4])
+    uneven_weights = np.ones(len(corpus.tokens), np.float32)
+    uneven_weights[: len(of_rows)] = of_rows
     plain, tripled, uneven = (
         learn(make_model(), replace(corpus, weights=weights))[0]
-        for weights in (None, np.full(4, 3, np.float32), np.array([1, 2, 1, 5], np.float32))
+        for weights in (None, np.full(len(corpus.tokens), 3, np.float32), uneven_weights)
     )
     assert tripled.loss == pytest.approx(plain.loss, rel=1e-9)
     assert tripled.grad_norm == pytest.approx(plain.grad_norm, rel=1e-6)

@@ -113,7 +113,7 @@ def test_a_used_folder_is_refused(config: Config) -> None:
 
 def test_a_fault_in_the_rows_leaves_nothing_behind(config: Config) -> None:
     """No folder is left by a run that never started."""
-    with Path(config.data.train).open("a") as file:
+    with Path(str(config.data.train)).open("a") as file:
         file.write("{\n")
     with pytest.raises(DataError, match=r"rows\.jsonl:13:"):
         finetune(config)
@@ -190,7 +190,7 @@ def test_changed_rows_are_refused(config: Config, change: str) -> None:
     """A run never mixes two data sets; with the file restored it goes on."""
     with pytest.raises(Interrupted):
         finetune(config, on_event=sender(signal.SIGTERM, 2))
-    rows = Path(config.data.train)
+    rows = Path(str(config.data.train))
     before = rows.read_bytes()
     if change == "edit":
         rows.write_bytes(before.replace(b"stone", b"stane"))

@@ -65,12 +65,10 @@ def check(
     settings = read_settings(context, config, own)
     from attune.cli.screen import Screen
     from attune.errors import DataError
-    from attune.show.summary import check_lines
     from attune.train.check import check_fix_target, check_rows, unusable
 
     if fix:
         check_fix_target(settings, Path(fix))
-
     with Screen(json=json, progress=sys.stderr) as screen:
         try:
             checked = check_rows(settings, against=against or "", with_scores=score)
@@ -82,19 +80,22 @@ def check(
         document = dict(checked.document)
         if fix:
             document["fixed"] = checked.fix(Path(fix))
-        lines = [] if json else _shown(checked, show)
         _write_files(checked, document, report=report, sarif=sarif)
-        given = shlex.join([*(["--config", config] if config else []), *context.args])
-        model = "" if settings.model else " --model FOLDER"
-        end = check_lines(
-            document,
-            f"attune train {given}{model}",
-            fix_command="" if fix else f"attune check {given} --fix OUT",
-            report=report or "",
-        )
-        screen.finish(document, [*lines, *end])
+        given = [*(["--config", config] if config else []), *context.args]
+        end = _end_lines(document, given, has_model=bool(settings.model), report=report or "")
+        screen.finish(document, [] if json else [*_shown(checked, show), *end])
     if not document["ok"]:
         raise typer.Exit(DataError.exit_code)
+
+
+def _end_lines(document: dict[str, Any], given: list[str], *, has_model: bool, report: str) -> list[str]:
+    """Return what was found and what to type next."""
+    from attune.show.summary import check_lines
+
+    words = shlex.join(given)
+    training = f"attune train {words}{'' if has_model else ' --model FOLDER'}"
+    fixing = "" if "fixed" in document else f"attune check {words} --fix OUT"
+    return list(check_lines(document, training, fix_command=fixing, report=report))
 
 
 def _shown(checked: Checked, count: int) -> list[str]:

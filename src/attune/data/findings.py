@@ -14,7 +14,7 @@ from attune.data.lint.thresholds import DEFAULT
 from attune.data.lint.verdict import RANK, soften, to_findings
 from attune.data.lint.waivers import Waivers
 from attune.data.mask import Masker
-from attune.data.overlong import toll_finding
+from attune.data.overlong import toll_finding, unstopped_finding
 from attune.data.survey import Surveyed
 from attune.data.template import ChatTemplate
 from attune.types import Finding, Place, Severity
@@ -33,6 +33,8 @@ def find(
         if toll.rows:
             learned, limit = collection.learned_in, collection.limit
             found.append(toll_finding(toll, rows=rows, learned=learned, limit=limit, policy=collection.policy))
+            if collection.policy == "cut" and toll.first_cut:
+                found.append(unstopped_finding(toll, rows=rows))
         found += _mask_findings(collection.masker, rows)
     return in_order([*(soften(finding, waivers) for finding in found), *find_in_rows(surveyed, waivers)])
 
@@ -97,7 +99,8 @@ def find_reading(intake: Intake) -> list[Finding]:
     if intake.bad:
         kinds = ", ".join(dict.fromkeys(row.kind for row in intake.bad))
         message = f"{_rows(intake.bad)} could not be used: {kinds}; dropped, as data.skip_bad_rows allows."
-        texts = tuple({"file": r.place.file, "line": r.place.line, "text": r.text} for r in intake.bad[:NAMED_LINES])
+        most = DEFAULT.most_examples
+        texts = tuple({"file": r.place.file, "line": r.place.line, "text": r.text} for r in intake.bad[:most])
         share = len(intake.bad) / max(1, rows)
         found.append(Finding("R02", "bad-row", "warning", len(intake.bad), share, message, "Mend the rows.", texts))
     empty = intake.empty
@@ -175,7 +178,7 @@ def _warning(
 ) -> Finding:
     """Return a finding over some places, with the first ones; `counted` is the places and the number of all rows."""
     places, rows = counted
-    examples = tuple({"file": place.file, "line": place.line, "text": ""} for place in places[:NAMED_LINES])
+    examples = tuple({"file": place.file, "line": place.line, "text": ""} for place in places[: DEFAULT.most_examples])
     return Finding(identity, name, severity, len(places), len(places) / max(1, rows), message, fix, examples)
 
 

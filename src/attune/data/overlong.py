@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from attune.data.lint.catalog import RULES
+from attune.data.lint.thresholds import DEFAULT
 from attune.errors import DataError
 from attune.types import Encoded, Finding, Place
 
@@ -23,7 +25,8 @@ class Toll:
     without_answer: int = 0  # rows with no learned token within the longest length
     longest: int = 0
     shortest_need: int = 0  # the smallest length at which one of the dropped rows would have been kept
-    first: tuple[tuple[Place, int], ...] = field(default=())
+    first: list[tuple[Place, int]] = field(default_factory=list)  # and their lengths
+    first_cut: list[tuple[Place, int]] = field(default_factory=list)  # those of which a cut would keep something
 
     def count(self, row: Encoded, limit: int, policy: Policy) -> None:
         """Take an over-long row into account."""
@@ -37,8 +40,10 @@ class Toll:
         self.longest = max(self.longest, length)
         need = int(np.argmax(row.learned)) + 1 if policy == "cut" else length
         self.shortest_need = min(self.shortest_need or need, need)
-        if len(self.first) < 5:
-            self.first = (*self.first, (row.place, length))
+        if len(self.first) < DEFAULT.most_examples:
+            self.first.append((row.place, length))
+            if within:
+                self.first_cut.append((row.place, length))
 
 
 def shorten(row: Encoded, limit: int, policy: Policy) -> tuple[list[Encoded], int]:
@@ -100,14 +105,31 @@ def toll_finding(toll: Toll, *, rows: int, learned: int, limit: int, policy: Pol
     over = f"{toll.rows} of {rows} rows {'is' if toll.rows == 1 else 'are'} over {limit} tokens"
     return Finding(
         id="D12",
-        name="too-long",
-        severity="warning" if lost else "info",
+        name="truncation",
+        severity="warning" if lost > DEFAULT.lost_share * learned else "info",
         rows=toll.rows,
         share=toll.rows / max(1, rows),
         message=f"{over} (line {place.line}: {length}; longest {toll.longest}); "
         f"{toll.without_answer} {has} no answer token within {limit}. {ways.get(policy, '')}.",
         fix=f"data.max_length = {toll.longest} keeps all; {others}.",
         examples=tuple({"file": p.file, "line": p.line, "text": f"{n} tokens"} for p, n in toll.first),
+    )
+
+
+def unstopped_finding(toll: Toll, *, rows: int) -> Finding:
+    """Return rule D01 for the rows that data.overlong = cut cuts: their answers end without an end token."""
+    rule, cut = RULES["no-stop"], toll.rows - toll.without_answer
+    place, length = toll.first_cut[0]
+    return Finding(
+        id=rule.id,
+        name=rule.name,
+        severity="warning",  # a cut was asked for
+        rows=cut,
+        share=cut / max(1, rows),
+        message=f"{_rows(cut)} ({cut / max(1, rows):.1%}) are cut, so they {rule.title} (line {place.line}: {length} "
+        f"tokens). {rule.harm}",
+        fix=rule.fix,
+        examples=tuple({"file": p.file, "line": p.line, "text": f"{n} tokens"} for p, n in toll.first_cut),
     )
 
 

@@ -88,6 +88,11 @@ class Checked:
         return lambda place: states[place.file, place.offset]
 
 
+def check_fix_target(config: Config, out: Path) -> None:
+    """Raise RefusedError or ConfigError when a cleaned copy cannot be written to `out`; reads no row."""
+    check_fix_out([file for file, _, part, _ in list_files(config) if part == "train"], out)
+
+
 def check_rows(config: Config, *, against: str = "", with_scores: bool = False, with_coverage: bool = True) -> Checked:
     """Return whether rows are fit to train on. With a model, tokens are counted and the template is tried.
 

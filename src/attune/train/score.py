@@ -34,8 +34,9 @@ def score_answers(prepared: Prepared, config: Config, thresholds: Thresholds = D
 
     The rows are cut in two halves, near-duplicates together; a model tuned on one half scores the other. D17:
     instruction-following difficulty, the answer's perplexity after its prompt over that without it; above 1 the prompt
-    makes the answer less likely. D18: answers whose loss lies far above the median of answers of about their length.
-    Both are reports: nothing is left out for them.
+    makes the answer less likely, and where prompts help much, one that helps less than half as much is odd. D18:
+    answers whose loss lies far above the median of answers of about their length. Both are reports: nothing is left
+    out for them.
     Source: Li et al. 2024, "From Quantity to Quality", arXiv 2308.12032 (instruction-following difficulty).
     """
     corpus = prepared.train
@@ -43,9 +44,10 @@ def score_answers(prepared: Prepared, config: Config, thresholds: Thresholds = D
     tokens = np.add.reduceat(corpus.learned, corpus.offsets[:-1], dtype=np.int64)
     numbers = _survey_numbers(prepared)
     difficulty = np.exp(np.minimum(after_prompt - alone, 50.0))
-    weak = (difficulty > thresholds.ifd) & (tokens >= FEWEST_TOKENS)
+    is_long = tokens >= FEWEST_TOKENS
+    weak = is_long & ((difficulty > thresholds.ifd) | is_weak(after_prompt - alone, tokens, thresholds))
     distance = outlier_distance(after_prompt, tokens)
-    odd = (distance > thresholds.loss_z) & (tokens >= FEWEST_TOKENS)
+    odd = is_long & (distance > thresholds.loss_z)
     times = [f"perplexity {value:.2f} times that without the prompt" for value in difficulty[weak]]
     far = [f"{value:.1f} deviations above the median" for value in distance[odd]]
     found = [_found("weak-prompt", numbers[weak], times), _found("loss-outlier", numbers[odd], far)]
@@ -124,6 +126,17 @@ def answers_alone(corpus: Corpus, begin: int) -> Corpus:
     is_learned[offsets[:-1]] = False
     tokens[is_learned] = corpus.tokens[corpus.learned]
     return Corpus(tokens, is_learned, offsets, corpus.places, corpus.sources)
+
+
+def is_weak(
+    gains: NDArray[np.float64], tokens: NDArray[np.int64], thresholds: Thresholds = DEFAULT
+) -> NDArray[np.bool_]:
+    """Return where a prompt helps less than half as much as usual, and far less than others, bool [rows].
+
+    gains: nats per token that the prompt adds to the loss of its answer; below 0 it helps.
+    """
+    far: NDArray[np.bool_] = outlier_distance(gains, tokens) > thresholds.weak_prompt_z
+    return far & (gains > 0.5 * float(np.nanmedian(gains)))
 
 
 def outlier_distance(losses: NDArray[np.float64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:

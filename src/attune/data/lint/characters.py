@@ -48,7 +48,8 @@ def find_broken(text: str, raw: bytes) -> str | None:
     if has_controls(raw) or b"\xc2" in raw:
         control = _CONTROL.search(text)
         if control:
-            return f"U+{ord(control[0]):04X} in {_visible(text, control.start(), control.end())}"
+            name = "NUL" if control[0] == "\0" else f"U+{ord(control[0]):04X}"
+            return f"{name} in {_visible(text, control.start(), control.end())}"
     if raw.isascii():
         return None
     at = text.find(REPLACEMENT)

@@ -65,7 +65,6 @@ class Thresholds:
     mismatch_unlike: float = 0.01  # a real prompt is unlike where fewer training prompts than this look as real
     # D12 truncation budget
     lost_share: float = 0.005  # of the learned tokens
-    lost_error_share: float = 0.05
     # D13 language
     language_characters: int = 40  # shorter texts are not judged
     language_probability: float = 0.9
@@ -80,8 +79,9 @@ class Thresholds:
     secret_entropy: float = 3.0  # bits per character; English words have about 2.5 to 3 over such short stretches
     secret_long: int = 20  # characters, from which letters and digits alone are taken for a key
     # D17 and D18, with a model
-    ifd: float = 1.0
-    loss_z: float = 4.0
+    ifd: float = 1.0  # perplexity after the prompt over that without it: above it the prompt does harm
+    weak_prompt_z: float = 2.5  # robust deviations: where prompts help much, one that helps less than half as much
+    loss_z: float = 10.0  # robust deviations; losses have long tails, 4 flags 2.6 % of clean tickets
     # what the pages show
     most_examples: int = 1000  # rows that a finding names
     sample_rows: int = 5000  # rows that coverage looks at
