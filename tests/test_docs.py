@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import typer
 
 from attune import errors
 from attune.cli.main import build_app
+from attune.data.lint.thresholds import DEFAULT
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +29,28 @@ def test_settings_page_is_made_from_the_schema() -> None:
     """docs/config.md is what `make docs` would write."""
     made = runpy.run_path(str(CHECKOUT / "docs" / "make_config.py"))["config_page"]()
     assert (CHECKOUT / "docs" / "config.md").read_text(encoding="utf-8") == made
+
+
+def test_rules_page_is_made_from_the_catalog() -> None:
+    """docs/rules.md is what `make docs` would write."""
+    made = runpy.run_path(str(CHECKOUT / "docs" / "make_rules.py"))["rules_page"]()
+    assert (CHECKOUT / "docs" / "rules.md").read_text(encoding="utf-8") == made
+
+
+def test_rules_page_has_every_threshold() -> None:
+    """No field of the table of thresholds is left out of the page, and each has its value there."""
+    page = (CHECKOUT / "docs" / "rules.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE))
+    assert shown == {field.name: str(getattr(DEFAULT, field.name)) for field in fields(DEFAULT)}
+
+
+def test_rules_page_has_every_finding_that_is_no_rule() -> None:
+    """A finding with an id and a name of its own, anywhere in the code, has a line on the page, and no other has."""
+    texts = [path.read_text(encoding="utf-8") for path in (CHECKOUT / "src").rglob("*.py")]
+    call = re.compile(r'\b(?:Finding|_warning|_problem)\(\s*"(\w\d\d)", "([\w-]+)"')
+    made = {found for text in texts for found in call.findall(text)}
+    others = runpy.run_path(str(CHECKOUT / "docs" / "make_rules.py"))["OTHERS"]
+    assert made == {(identity, name) for identity, name, _, _ in others}
 
 
 def test_readme_lists_the_verbs_that_exist() -> None:

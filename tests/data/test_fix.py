@@ -33,7 +33,7 @@ def survey(files: Sequence[str], held: Sequence[str] = ()) -> Seen:
         take_in(intake, "train", look)
     for file in held:
         take_in(Intake(file, DataConfig()), "valid", look)
-    return see(look.finish(with_coverage=False), intakes)
+    return see(look.finish(), intakes)
 
 
 def cleaned(files: Sequence[Path], out: Path, held: Sequence[Path] = ()) -> FixLedger:

@@ -9,6 +9,7 @@ import numpy as np
 
 from attune.config import Config
 from attune.data.findings import find_in_rows, find_reading, in_order
+from attune.data.garbage import rare_collections
 from attune.data.intake import Intake
 from attune.data.lint.catalog import Found
 from attune.data.lint.rows import RowOptions
@@ -61,13 +62,14 @@ def audit(config: Config, waivers: Waivers, *, with_coverage: bool = True) -> Au
 
     Raises: DataError when a file as a whole cannot be used.
     """
-    survey = Survey(RowOptions(), open_answer_schema(config.data.answer_schema))
+    survey = Survey(RowOptions(), open_answer_schema(config.data.answer_schema), with_coverage=with_coverage)
     files = []
     for file, name, part, weight in list_files(config):
         intake = Intake(file, config.data, name)
-        take_in(intake, part, survey)
+        with rare_collections():
+            take_in(intake, part, survey)
         files.append(InputFile(intake, part, weight))
-    surveyed = survey.finish(with_coverage=with_coverage)
+    surveyed = survey.finish()
     found = [finding for file in files for finding in find_reading(file.intake)]
     found += _long_rows(surveyed, config.data.max_length)
     findings = in_order([*(soften(one, waivers) for one in found), *find_in_rows(surveyed, waivers)])

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import heapq
 from array import array
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from tokenizers import Encoding
 
 from attune.data.corpus import STATES, Corpus, Places, join_weights
+from attune.data.garbage import rare_collections
 from attune.data.intake import Intake, LeftOut
 from attune.data.line import BadRow
 from attune.data.mask import Masker
@@ -61,20 +60,6 @@ class Fates:
         self.reasons[row] = self.words.setdefault(reason, len(self.words))
 
 
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Let Python look for reference cycles once in several chunks, not in every ten rows: a third of the time here.
-
-    Rows hold no cycles. The setting is the process's own, so it is put back.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(max(before[0], 100_000), *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
 class Collection:
     """A file's rows as they come to be flat arrays; `run` fills it once."""
 
@@ -106,7 +91,7 @@ class Collection:
         tokens cannot be proved.
         """
         self._keeps_examples = keeps_examples
-        with _rare_collections(), ThreadPoolExecutor(1) as pool:
+        with rare_collections(), ThreadPoolExecutor(1) as pool:
             waiting: tuple[list[tuple[int, Example]], list[Rendered], Future[list[Encoding]]] | None = None
             for chunk in self._chunks():
                 rendered = [self.masker.template.render(example) for _, example in chunk]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,12 +80,15 @@ def prepare(config: Config, tokenizer: Tokenizer, *, model_length: int | None, w
     limit, reason = resolve_max_length(config, model_length)
     template = open_template(config.data.template, tokenizer)
     waivers = open_waivers(config.data.allow, config.data.ignore)
+    preparation = partial(
+        _Preparation, config, waivers=waivers, limit=limit, reason=reason, with_coverage=with_coverage
+    )
     try:
-        return _Preparation(config, template, waivers, limit=limit, reason=reason).run(with_coverage=with_coverage)
+        return preparation(template).run()
     except ShapeMismatchError:
         # the template looks at the words of a message: render every row with Jinja itself
         template.compiles = False
-        return _Preparation(config, template, waivers, limit=limit, reason=reason).run(with_coverage=with_coverage)
+        return preparation(template).run()
 
 
 def resolve_max_length(config: Config, model_length: int | None) -> tuple[int, str]:
@@ -108,13 +112,22 @@ def resolve_max_length(config: Config, model_length: int | None) -> tuple[int, s
 class _Preparation:
     """One go through all files; `run` is called once."""
 
-    def __init__(self, config: Config, template: ChatTemplate, waivers: Waivers, *, limit: int, reason: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        template: ChatTemplate,
+        *,
+        waivers: Waivers,
+        limit: int,
+        reason: str,
+        with_coverage: bool,
+    ) -> None:
         self.config, self.template, self.waivers = config, template, waivers
         self.limit, self.reason = limit, reason
         options = RowOptions(special_tokens=tuple(template.tokenizer.special_tokens))
-        self.survey = Survey(options, open_answer_schema(config.data.answer_schema))
+        self.survey = Survey(options, open_answer_schema(config.data.answer_schema), with_coverage=with_coverage)
 
-    def run(self, *, with_coverage: bool) -> Prepared:
+    def run(self) -> Prepared:
         """Return the rows of all files as what is trained on and what is known of it."""
         data = self.config.data
         held_files = [file for file in (data.valid, *data.test) if file]
@@ -127,7 +140,7 @@ class _Preparation:
             if not collection.num_pieces:
                 raise DataError(_nothing_text([collection], self.limit, data.overlong))
         tests = [self._look_at(file) for file in data.test]
-        surveyed = self.survey.finish(with_coverage=with_coverage)
+        surveyed = self.survey.finish()
         joined = Joined(trained, [source.weight for source in sources])
         copies = np.zeros(joined.corpus.num_rows, dtype=bool)
         if data.duplicates == "drop":

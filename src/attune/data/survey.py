@@ -53,12 +53,14 @@ class Surveyed:
 class Survey:
     """Takes rows one after another. Test sets are only compared with training rows; no rule judges them.
 
-    `schema`: a JSON Schema that every answer must meet.
+    `schema`: a JSON Schema that every answer must meet. `with_coverage`: also tell what the rows cover.
     """
 
-    def __init__(self, options: RowOptions, schema: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, options: RowOptions, schema: Mapping[str, Any] | None = None, *, with_coverage: bool = False
+    ) -> None:
         limits = options.thresholds
-        self.options = options
+        self.options, self.with_coverage = options, with_coverage
         self.store = WordStore(limits)
         self.structure, self.languages = Structure(limits, schema), Languages(limits)
         self.openers, self.refusals, self.coverage = Openers(limits), Refusals(limits), Coverage(limits)
@@ -86,8 +88,8 @@ class Survey:
             if part == "train":
                 self._take_for_sums(row)
 
-    def finish(self, *, with_coverage: bool) -> Surveyed:
-        """Return what was found in all rows; coverage costs some seconds of its own."""
+    def finish(self) -> Surveyed:
+        """Return what was found in all rows."""
         limits = self.options.thresholds
         files = tuple(self._files) or ("",)
         places = Places(
@@ -111,7 +113,7 @@ class Survey:
             *self.pile_up.found(),
         ]
         coverage = None
-        if with_coverage:
+        if self.with_coverage:
             coverage = self.coverage.document(formats=self.structure.formats(), openers=self.openers.table())
         questions = tuple(question for _, question, _ in self.coverage.sample)
         return Surveyed(tuple(found), places, parts, self.store, duplicates, given_away, coverage, questions)
@@ -133,4 +135,5 @@ class Survey:
         self.openers.take(row)
         self.refusals.take(row)
         self.pile_up.take(row)
-        self.coverage.take(row)
+        if self.with_coverage:
+            self.coverage.take(row)

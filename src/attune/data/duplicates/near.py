@@ -60,12 +60,11 @@ def find_clusters(store: WordStore, thresholds: Thresholds = DEFAULT) -> Duplica
     distinct = rows[equal_of == rows]
     judge = Judge(words, keys, common, thresholds)
     for bands, sketched in _sketches(words, common, distinct, thresholds):
-        pairs = find_candidates(bands, sketched)
-        _unite(parents, pairs[judge.are_near(pairs)])
-    roots = parents[exact_of]
-    while (parents[roots] != roots).any():
-        roots = parents[roots]
-    return Duplicates(exact_of, roots)
+        for pairs in _rounds(find_candidates(bands, sketched)):
+            # what is in one cluster already need not be compared: the clusters stay the same
+            left = pairs[_roots(parents, pairs[:, 0]) != _roots(parents, pairs[:, 1])]
+            _unite(parents, left[judge.are_near(left)])
+    return Duplicates(exact_of, _roots(parents, exact_of))
 
 
 def found(
@@ -159,6 +158,24 @@ def _sketch(
 def _chunks(words: Words, rows: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:
     """Cut rows into stretches of about CHUNK_WORDS words."""
     return (rows[piece] for piece in chunks_of(row_spans(words, rows)))
+
+
+def _rounds(pairs: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:
+    """Yield each row's pair with the first row that it is paired with, then its next two, then all others."""
+    order = np.argsort(pairs[:, 1], kind="stable")
+    ordered = pairs[order]
+    starts = np.flatnonzero(np.diff(ordered[:, 1], prepend=-1))
+    rank = np.arange(len(ordered)) - np.repeat(starts, np.diff(starts, append=len(ordered)))
+    for low, high in ((0, 1), (1, 3), (3, len(pairs))):
+        yield ordered[(rank >= low) & (rank < high)]
+
+
+def _roots(parents: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first row of each row's cluster so far."""
+    roots = parents[rows]
+    while (parents[roots] != roots).any():
+        roots = parents[roots]
+    return roots
 
 
 def _unite(parents: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:
