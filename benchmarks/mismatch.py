@@ -18,9 +18,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from attune.config import Config
-from attune.data.intake import read_examples
+from attune.data.coverage.mismatch import compare_prompts
 from attune.data.lint.view import view
-from attune.data.mismatch import compare_prompts
+from attune.data.reading.intake import read_examples
 
 SIZES = (100, 300, 1000)  # prompts on each side
 MOST_FALSE = 0.05  # of the draws

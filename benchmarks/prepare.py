@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from attune.config import Config
+from attune.data.encoding.template import open_template
+from attune.data.encoding.tokenizer import load_tokenizer
 from attune.data.prepare import prepare, read_examples
-from attune.data.template import open_template
-from attune.data.tokenizer import load_tokenizer
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:

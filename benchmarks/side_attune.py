@@ -78,10 +78,10 @@ def preparing(job: dict[str, Any]) -> Config:
 
 def measure_preparation(job: dict[str, Any], _: str) -> dict[str, Any]:
     """Seconds from the file to the micro-batches of one epoch: read, render, tokenise, mask, verify, lay out."""
+    from attune.data.encoding.tokenizer import load_tokenizer
     from attune.data.layout import lay_out
     from attune.data.prepare import prepare
     from attune.data.stream import Stream
-    from attune.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(Path(job["tokenizer"]))
     begin, used = time.perf_counter(), time.process_time()
@@ -102,9 +102,9 @@ def measure_preparation(job: dict[str, Any], _: str) -> dict[str, Any]:
 
 def measure_encoding(job: dict[str, Any], _: str) -> dict[str, Any]:
     """Seconds of the tokenizer's own batch encoding of the same rendered text: the floor under any preparation."""
+    from attune.data.encoding.template import open_template
+    from attune.data.encoding.tokenizer import load_tokenizer
     from attune.data.prepare import read_examples
-    from attune.data.template import open_template
-    from attune.data.tokenizer import load_tokenizer
 
     config, tokenizer = preparing(job), load_tokenizer(Path(job["tokenizer"]))
     template = open_template(config.data.template, tokenizer)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from attune.data.tokenizer import load_tokenizer
+from attune.data.encoding.tokenizer import load_tokenizer
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 STARTER = CHECKOUT / "src" / "attune" / "bundled" / "starter"

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from attune.data.corpus import to_corpus
-from attune.data.tokenizer import Tokenizer, load_tokenizer
+from attune.data.encoding.tokenizer import Tokenizer, load_tokenizer
 from attune.evals.heldout import measure
 from attune.model.generate import generate
 from attune.model.load import load_model

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from attune.config import Config
+from attune.data.encoding.tokenizer import load_tokenizer
 from attune.data.prepare import Prepared, prepare
-from attune.data.tokenizer import load_tokenizer
 from attune.errors import UserError
 from tests.data import bad_inputs as bad
 

@@ -10,9 +10,9 @@ import orjson
 
 from attune.config import Config
 from attune.data import split
+from attune.data.encoding.tokenizer import load_tokenizer
 from attune.data.prepare import Prepared, prepare
 from attune.data.split import draw
-from attune.data.tokenizer import load_tokenizer
 from attune.types import Example, Message, Place
 from tests.data.bad_inputs import write_tokenizer
 

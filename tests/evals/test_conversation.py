@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from attune.data.mask import encode_prompt
-from attune.data.template import open_template
-from attune.data.tokenizer import load_tokenizer
+from attune.data.encoding.mask import encode_prompt
+from attune.data.encoding.template import open_template
+from attune.data.encoding.tokenizer import load_tokenizer
 from attune.errors import ModelError
 from attune.evals.conversation import Conversation, pieces
 from attune.model.generate import generate

@@ -12,8 +12,8 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attune.config import Config
+from attune.data.encoding.tokenizer import load_tokenizer
 from attune.data.prepare import prepare
-from attune.data.tokenizer import load_tokenizer
 from attune.model.generate import generate
 from attune.model.load import load_tuned
 from attune.train.run import finetune

@@ -50,8 +50,8 @@ def chat(
 def open_voices(run: str, *, compare: bool, **options: Any) -> dict[str, Conversation]:
     """Return a conversation with the tuned model of a run, after one with its base if asked for."""
     from attune.config_file import load_run_config
-    from attune.data.template import open_template
-    from attune.data.tokenizer import load_tokenizer
+    from attune.data.encoding.template import open_template
+    from attune.data.encoding.tokenizer import load_tokenizer
     from attune.errors import CheckpointError
     from attune.evals.conversation import Conversation
     from attune.model.folder import locate

@@ -9,15 +9,15 @@ import numpy as np
 
 from attune.config import Config
 from attune.data.findings import find_in_rows, find_reading, in_order
-from attune.data.garbage import rare_collections
-from attune.data.intake import Intake
 from attune.data.lint.catalog import Found
 from attune.data.lint.rows import RowOptions
 from attune.data.lint.thresholds import DEFAULT
 from attune.data.lint.verdict import soften, to_finding
 from attune.data.lint.waivers import Waivers
-from attune.data.schema_file import open_answer_schema
-from attune.data.sources import open_sources
+from attune.data.reading.garbage import rare_collections
+from attune.data.reading.intake import Intake
+from attune.data.reading.schema_file import open_answer_schema
+from attune.data.reading.sources import open_sources
 from attune.data.survey import Part, Survey, Surveyed
 from attune.types import Example, Finding
 

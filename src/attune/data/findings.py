@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from attune.data.collect import Collection
-from attune.data.intake import NAMED_LINES, Intake
-from attune.data.line import BadRow
+from attune.data.encoding.mask import Masker
+from attune.data.encoding.overlong import toll_finding, unstopped_finding
+from attune.data.encoding.template import ChatTemplate
 from attune.data.lint.catalog import RULES
 from attune.data.lint.thresholds import DEFAULT
 from attune.data.lint.verdict import RANK, soften, to_findings
 from attune.data.lint.waivers import Waivers
-from attune.data.mask import Masker
-from attune.data.overlong import toll_finding, unstopped_finding
+from attune.data.reading.intake import NAMED_LINES, Intake
+from attune.data.reading.line import BadRow
 from attune.data.survey import Surveyed
-from attune.data.template import ChatTemplate
 from attune.types import Finding, Place, Severity
 
 MOST_NAMED = 3  # errors that a message spells out

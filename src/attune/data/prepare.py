@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from attune.config import Config
 from attune.data.collect import Collection
 from attune.data.corpus import STATES, Corpus, Entries
+from attune.data.encoding.mask import Masker
+from attune.data.encoding.template import ChatTemplate, ShapeMismatchError, open_template
+from attune.data.encoding.tokenizer import Tokenizer
 from attune.data.findings import find, refusal_text
-from attune.data.intake import Intake, read_examples
 from attune.data.join import Joined, join_entries
 from attune.data.lint.rows import RowOptions
 from attune.data.lint.waivers import Waivers, open_waivers
-from attune.data.mask import Masker
 from attune.data.preview import preview_rows
-from attune.data.schema_file import open_answer_schema
-from attune.data.sources import Source, open_sources
+from attune.data.reading.intake import Intake, read_examples
+from attune.data.reading.schema_file import open_answer_schema
+from attune.data.reading.sources import Source, open_sources
 from attune.data.split import choose_held_out
 from attune.data.survey import Part, Survey, Surveyed
-from attune.data.template import ChatTemplate, ShapeMismatchError, open_template
-from attune.data.tokenizer import Tokenizer
 from attune.errors import ConfigError, DataError
 from attune.types import Example, Finding, Ledger
 

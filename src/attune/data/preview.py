@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.data.corpus import STATES, Corpus, Entries
-from attune.data.tokenizer import Tokenizer
+from attune.data.encoding.tokenizer import Tokenizer
 
 PREVIEW_ROWS = 8
 

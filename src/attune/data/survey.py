@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.data.corpus import Places
-from attune.data.coverage import Coverage
+from attune.data.coverage.language import Languages
+from attune.data.coverage.measures import Coverage
 from attune.data.duplicates import conflicts, leaks, near
 from attune.data.duplicates.leaks import Leak, find_leaks
 from attune.data.duplicates.near import Duplicates, find_clusters
 from attune.data.duplicates.words import WordStore
-from attune.data.language import Languages
 from attune.data.lint.catalog import Found
 from attune.data.lint.openers import Openers
 from attune.data.lint.pile_up import PileUp

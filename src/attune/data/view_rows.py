@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from attune.config import DataConfig
-from attune.data.intake import Intake
-from attune.data.mask import Masker
+from attune.data.encoding.mask import Masker
 from attune.data.preview import pieces_of
+from attune.data.reading.intake import Intake
 from attune.data.survey import Surveyed
 from attune.errors import TemplateError
 from attune.types import Example, Message, Place

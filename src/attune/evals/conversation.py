@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from attune.data.mask import encode_prompt
-from attune.data.template import ChatTemplate
+from attune.data.encoding.mask import encode_prompt
+from attune.data.encoding.template import ChatTemplate
 from attune.model.generate import stream
 from attune.types import Message
 

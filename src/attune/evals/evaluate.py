@@ -16,9 +16,9 @@ import torch
 
 from attune.config import Config
 from attune.config_file import load_run_config
+from attune.data.encoding.template import open_template
+from attune.data.encoding.tokenizer import load_tokenizer
 from attune.data.prepare import read_examples
-from attune.data.template import open_template
-from attune.data.tokenizer import load_tokenizer
 from attune.errors import CheckpointError, ConfigError
 from attune.evals.compare import Comparison, compare, correct, verdict_text
 from attune.evals.heldout import arithmetic, measure

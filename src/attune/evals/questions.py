@@ -12,10 +12,10 @@ import numpy as np
 
 from attune.config import Config
 from attune.data.corpus import Corpus, to_corpus
-from attune.data.mask import Masker, encode_prompt
+from attune.data.encoding.mask import Masker, encode_prompt
+from attune.data.encoding.template import ChatTemplate, ShapeMismatchError
 from attune.data.prepare import read_examples
-from attune.data.schema_file import read_schema
-from attune.data.template import ChatTemplate, ShapeMismatchError
+from attune.data.reading.schema_file import read_schema
 from attune.errors import ConfigError, DataError, RefusedError
 from attune.evals.tasks import Schema, applicable
 from attune.record import RunFolder

@@ -9,18 +9,18 @@ from typing import Any
 
 from attune.config import Config
 from attune.data.audit import Audit, InputFile, audit, count_states, list_files
+from attune.data.cleaning.fix import check_fix_out
+from attune.data.cleaning.fix import fix as fix_files
+from attune.data.cleaning.seen import Seen, see
+from attune.data.coverage.prompts import compare_with_file
 from attune.data.document import duplicates_document, leaks_document, lengths_in_tokens, lengths_in_words
+from attune.data.encoding.mask import Masker
+from attune.data.encoding.probe import template_problems
+from attune.data.encoding.tokenizer import load_tokenizer
 from attune.data.findings import find_refused, in_order
-from attune.data.fix import check_fix_out
-from attune.data.fix import fix as fix_files
 from attune.data.lint.verdict import soften
 from attune.data.lint.waivers import Waivers, open_waivers
-from attune.data.mask import Masker
 from attune.data.prepare import Prepared, prepare
-from attune.data.probe import template_problems
-from attune.data.prompts import compare_with_file
-from attune.data.seen import Seen, see
-from attune.data.tokenizer import load_tokenizer
 from attune.data.view_rows import choose_rows, fetch_examples, flags_of, show_rows, spread_rows
 from attune.errors import ConfigError, DataError, TemplateError
 from attune.model.folder import check_vocabulary, locate, model_length

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attune.config import Config
-from attune.data.hub import is_hub
-from attune.data.sources import open_sources
+from attune.data.reading.hub import is_hub
+from attune.data.reading.sources import open_sources
 from attune.errors import RefusedError
 from attune.record import RunFolder
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from attune.config import Config
+from attune.data.encoding.tokenizer import Tokenizer
 from attune.data.prepare import Prepared
-from attune.data.tokenizer import Tokenizer
 from attune.model.adapter import save_model
 from attune.record import RunFolder, json_text, write_atomic
 from attune.train.data_files import data_name

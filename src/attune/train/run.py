@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import attune
 from attune.config import Config
 from attune.config_file import dump_yaml, load_run_config
+from attune.data.encoding.tokenizer import Tokenizer, load_tokenizer
 from attune.data.prepare import Prepared, prepare
-from attune.data.tokenizer import Tokenizer, load_tokenizer
 from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError, ResourceError
 from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
 from attune.record import RunFolder, plain

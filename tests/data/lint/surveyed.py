@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attune.config import DataConfig
-from attune.data.intake import read_examples
 from attune.data.lint.catalog import Found
 from attune.data.lint.view import RowView, view
+from attune.data.reading.intake import read_examples
 from attune.types import Example, Message, Place
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from attune.config import Config
-from attune.data.intake import read_examples
 from attune.data.lint.catalog import RULES, Found
 from attune.data.lint.pile_up import PileUp
 from attune.data.lint.thresholds import DEFAULT
 from attune.data.lint.view import view
+from attune.data.reading.intake import read_examples
 from attune.types import Example, Message, Place
 from tests.seeded.words import Dice, paragraph, sentences
 
