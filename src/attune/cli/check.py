@@ -111,7 +111,7 @@ def _write_files(checked: Checked, document: dict[str, Any], *, report: str | No
     if report:
         from attune.show.data_report import write_data_report
 
-        write_data_report(document, checked.rows(), Path(report))
+        write_data_report(checked.with_texts(), checked.rows(), Path(report))
     if sarif:
         from attune.record import json_text, write_atomic
         from attune.show.sarif import sarif as to_sarif

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attune.config import Config
-from attune.data.findings import find_in_rows, find_reading, in_order
+from attune.data.findings import find_ignored_files, find_in_rows, find_reading, in_order
 from attune.data.lint.catalog import Found
 from attune.data.lint.rows import RowOptions
 from attune.data.lint.thresholds import DEFAULT
@@ -71,6 +71,7 @@ def audit(config: Config, waivers: Waivers, *, with_coverage: bool = True) -> Au
         files.append(InputFile(intake, part, weight))
     surveyed = survey.finish()
     found = [finding for file in files for finding in find_reading(file.intake)]
+    found += find_ignored_files(config.data.train)
     found += _long_rows(surveyed, config.data.max_length)
     findings = in_order([*(soften(one, waivers) for one in found), *find_in_rows(surveyed, waivers)])
     return Audit(tuple(files), surveyed, findings)

@@ -12,6 +12,7 @@ from attune.data.prepare import Prepared
 from attune.data.survey import Surveyed
 
 BINS = 40
+MOST_CLUSTERS, MOST_LEAKS = 20, 200  # that the document names
 
 
 def lengths_in_tokens(prepared: Prepared) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _histogram(lengths: NDArray[np.int64]) -> dict[str, list[int]]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def duplicates_document(surveyed: Surveyed, texts: Mapping[int, str], *, most: int = 20) -> dict[str, Any]:
+def duplicates_document(surveyed: Surveyed, texts: Mapping[int, str], *, most: int = MOST_CLUSTERS) -> dict[str, Any]:
     """Return the copies of training rows and the largest clusters, as JSON can hold them."""
     counts = {one.name: len(one.rows) for one in surveyed.found if one.name in ("duplicate", "near-duplicate")}
     clusters = [
@@ -65,7 +66,7 @@ def duplicates_document(surveyed: Surveyed, texts: Mapping[int, str], *, most: i
     return {"exact": counts.get("duplicate", 0), "near": counts.get("near-duplicate", 0), "clusters": clusters}
 
 
-def leaks_document(surveyed: Surveyed, texts: Mapping[int, str], *, most: int = 200) -> list[dict[str, Any]]:
+def leaks_document(surveyed: Surveyed, texts: Mapping[int, str], *, most: int = MOST_LEAKS) -> list[dict[str, Any]]:
     """Return held-out rows with the training row that gives each away, as JSON can hold them."""
     return [
         {

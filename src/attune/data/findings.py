@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from attune.data.lint.verdict import RANK, soften, to_findings
 from attune.data.lint.waivers import Waivers
 from attune.data.reading.intake import NAMED_LINES, Intake
 from attune.data.reading.line import BadRow
+from attune.data.reading.sources import find_ignored
 from attune.data.survey import Surveyed
 from attune.types import Finding, Place, Severity
 
+ANSWER_COLUMNS = ("label", "labels", "category", "intent", "class", "sentiment", "target", "label_text", "topic")
 MOST_NAMED = 3  # errors that a message spells out
 
 
@@ -95,7 +98,7 @@ def find_refused(intake: Intake, allowed: int) -> list[Finding]:
 def find_reading(intake: Intake) -> list[Finding]:
     """Return what the reader and the schema noticed in one file."""
     rows = intake.rows
-    found = [Finding("R01", "layout", "info", rows, 1.0, f"{intake.path}: read as {intake.stated}.", "")]
+    found = [_layout_finding(intake)]
     if intake.bad:
         kinds = ", ".join(dict.fromkeys(row.kind for row in intake.bad))
         message = f"{_rows(intake.bad)} could not be used: {kinds}; dropped, as data.skip_bad_rows allows."
@@ -125,6 +128,30 @@ def find_reading(intake: Intake) -> list[Finding]:
             _warning("R04", "not-json-number", (numbers, rows), message=message, fix="Write null.", severity="info")
         )
     return found
+
+
+def find_ignored_files(train: Any) -> list[Finding]:
+    """Return the files of a folder or glob that are not read, as an info."""
+    ignored = find_ignored(train)
+    if not ignored:
+        return []
+    names = ", ".join(ignored[:NAMED_LINES])
+    more = f" and {len(ignored) - NAMED_LINES} more" if len(ignored) > NAMED_LINES else ""
+    message = f"not read, as their names are not those of data: {names}{more}."
+    return [Finding("R07", "files-not-read", "info", 0, 0.0, message, "Name such a file itself to have it read.")]
+
+
+def _layout_finding(intake: Intake) -> Finding:
+    """Return how a file is read; plain text beside a column that looks like its answer is a warning."""
+    message = f"{intake.path}: read as {intake.stated}."
+    answers = [column for column in intake.unused if column.lower() in ANSWER_COLUMNS]
+    if intake.layout != "text" or not answers:
+        return Finding("R01", "layout", "info", intake.rows, 1.0, message, "")
+    fix = (
+        f"If {answers[0]} is the answer to text: --data.columns.prompt text --data.columns.completion {answers[0]}; "
+        "if text is all there is to learn: --allow layout"
+    )
+    return Finding("R01", "layout", "warning", intake.rows, 1.0, message, fix)
 
 
 def _mask_findings(masker: Masker, rows: int) -> list[Finding]:

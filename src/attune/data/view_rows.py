@@ -16,6 +16,7 @@ from attune.errors import TemplateError
 from attune.types import Example, Message, Place
 
 PER_FINDING = 8  # rows of each finding
+SHORT = 200  # characters
 OTHERS = 40  # rows that nothing was found in or that come as they come
 
 StateOf = Callable[[Place], str]
@@ -91,6 +92,13 @@ def _encoded(example: Example, masker: Masker) -> dict[str, Any]:
         return {"tokens": None, "learned": None, "pieces": [*_turns(example), [f"\n{error}", 0]]}
     pieces = pieces_of(row.tokens, row.learned, masker.tokenizer)
     return {"tokens": len(row.tokens), "learned": int(row.learned.sum()), "pieces": pieces}
+
+
+def short_text(example: Example) -> str:
+    """Return the beginning of what a row asks and answers, on one line."""
+    last = [example.text] if example.text is not None else [message.content for message in example.messages[-2:]]
+    text = " -> ".join(" ".join(part.split()) for part in last)
+    return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."
 
 
 def _turns(example: Example) -> list[list[Any]]:

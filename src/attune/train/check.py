@@ -13,7 +13,14 @@ from attune.data.cleaning.fix import check_fix_out
 from attune.data.cleaning.fix import fix as fix_files
 from attune.data.cleaning.seen import Seen, see
 from attune.data.coverage.prompts import compare_with_file
-from attune.data.document import duplicates_document, leaks_document, lengths_in_tokens, lengths_in_words
+from attune.data.document import (
+    MOST_CLUSTERS,
+    MOST_LEAKS,
+    duplicates_document,
+    leaks_document,
+    lengths_in_tokens,
+    lengths_in_words,
+)
 from attune.data.encoding.mask import Masker
 from attune.data.encoding.probe import template_problems
 from attune.data.encoding.tokenizer import load_tokenizer
@@ -21,7 +28,7 @@ from attune.data.findings import find_refused, in_order
 from attune.data.lint.verdict import soften
 from attune.data.lint.waivers import Waivers, open_waivers
 from attune.data.prepare import Prepared, prepare
-from attune.data.view_rows import choose_rows, fetch_examples, flags_of, show_rows, spread_rows
+from attune.data.view_rows import choose_rows, fetch_examples, flags_of, short_text, show_rows, spread_rows
 from attune.errors import ConfigError, DataError, TemplateError
 from attune.model.folder import check_vocabulary, locate, model_length
 from attune.record import plain
@@ -47,6 +54,19 @@ class Checked:
         examples = fetch_examples(surveyed, numbers, self.config.data)
         masker = Masker(self.prepared.template, self.config.data.mask) if self.prepared else None
         return show_rows(examples, flags_of(surveyed, numbers), self._state_of(), masker)
+
+    def with_texts(self) -> dict[str, Any]:
+        """Return the document with the rows' own words where it names clusters and leaks, read again."""
+        surveyed = self.audit.surveyed
+        numbers = [leak.row for leak in surveyed.leaks[:MOST_LEAKS]]
+        numbers += [int(rows[0]) for rows in surveyed.duplicates.clusters[:MOST_CLUSTERS]]
+        examples = fetch_examples(surveyed, numbers, self.config.data)
+        texts = {number: short_text(example) for number, example in examples.items()}
+        return {
+            **self.document,
+            "duplicates": duplicates_document(surveyed, texts),
+            "leaks": leaks_document(surveyed, texts),
+        }
 
     def fix(self, out: Path) -> dict[str, Any]:
         """Write a cleaned copy of the training rows to `out`, with its ledger; return what was done.
@@ -151,7 +171,7 @@ def _prepare(config: Config, *, with_coverage: bool) -> tuple[Prepared | None, l
     except DataError as error:
         return None, [Finding("R00", "nothing-usable", "error", 0, 0.0, str(error), "")]
     check_vocabulary(base, prepared.largest_id)
-    return prepared, template_problems(prepared.template)
+    return prepared, _problems(prepared)
 
 
 def _audit_of(prepared: Prepared, config: Config) -> Audit:
@@ -167,7 +187,7 @@ def _audit_of(prepared: Prepared, config: Config) -> Audit:
 def _document(looked: Audit, findings: Sequence[Finding], prepared: Prepared | None, config: Config) -> dict[str, Any]:
     """Return the JSON document of a check."""
     surveyed = looked.surveyed
-    texts = {row: text for one in surveyed.found for row, text in one.texts.items()}
+    texts: Mapping[int, str] = {}
     ledger = prepared.ledger if prepared else None
     counts = (
         {state: ledger.counts[state] for state in STATES}
@@ -203,6 +223,12 @@ def _document(looked: Audit, findings: Sequence[Finding], prepared: Prepared | N
     }
 
 
+def _problems(prepared: Prepared) -> list[Finding]:
+    """Return what is odd about the chat template, tools only where rows define some."""
+    coverage = prepared.surveyed.coverage
+    return template_problems(prepared.template, has_tools=coverage is None or coverage["tools_share"] > 0)
+
+
 def _template(prepared: Prepared | None) -> dict[str, Any] | None:
     if prepared is None:
         return None
@@ -211,5 +237,5 @@ def _template(prepared: Prepared | None) -> dict[str, Any] | None:
         "name": template.name,
         "reason": template.reason,
         "terminator": template.terminator,
-        "problems": [finding.message for finding in template_problems(template)],
+        "problems": [finding.message for finding in _problems(prepared)],
     }

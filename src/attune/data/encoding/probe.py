@@ -20,8 +20,11 @@ TOOL: dict[str, object] = {
 }
 
 
-def template_problems(template: ChatTemplate) -> list[Finding]:
-    """Return what is odd about a template: each a finding of its own, none where all is as it should be."""
+def template_problems(template: ChatTemplate, *, has_tools: bool = True) -> list[Finding]:
+    """Return what is odd about a template: each a finding of its own, none where all is as it should be.
+
+    `has_tools`: some rows define tools, so it matters whether they are shown.
+    """
     try:
         plain = _render(template, (ASK, ANSWER))
     except TemplateError as error:
@@ -33,7 +36,7 @@ def template_problems(template: ChatTemplate) -> list[Finding]:
         _keeps_history(template, (ASK, ANSWER, AGAIN, LAST), "earlier answers"),
         _keeps_history(template, (ASK, THOUGHT, AGAIN, LAST), "the reasoning of earlier answers"),
         _takes_system(template),
-        _shows_tools(template),
+        _shows_tools(template) if has_tools else None,
     )
     return [found for found in tried if found]
 

@@ -13,7 +13,8 @@ from attune.errors import ConfigError
 from attune.types import Place
 
 WHERE = re.compile(r"(?P<file>.+?)(?::(?P<first>\d+)(?:-(?P<last>\d+))?)?")
-OTHER_IDS = ("R01", "R02", "R03", "R04", "T01", "T02", "T03", "T04")
+OTHERS = (*(f"R0{number}" for number in (1, 2, 4, 6, 7)), *(f"T{number:02}" for number in range(11)))
+OTHER_NAMES = ("layout", "bad-row", "lossy-tokenizer", "rewritten-history", "no-system-role", "double-begin-token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def _read_line(words: str, where: str) -> Waiver:
 
 
 def _check_rule(word: str, where: str) -> None:
-    known: Collection[str] = {*RULES, *(rule.id for rule in RULES.values()), *OTHER_IDS}
+    known: Collection[str] = {*RULES, *(rule.id for rule in RULES.values()), *OTHERS, *OTHER_NAMES}
     if word not in known:
         near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
         hint = f' - did you mean "{near[0]}"?' if near else f". Rules: {', '.join(sorted(known))}."
