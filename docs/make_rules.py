@@ -35,7 +35,7 @@ Milder than in the table are
 OTHER_HEAD = """
 ## Findings that are no rules
 
-What reading, template and tokenizer had to say. R00 to R06 come with every check, the T findings with `--model`.
+What reading, template and tokenizer had to say. R00 to R07 come with every check, the T findings with `--model`.
 
 | id | name | severity | what it says |
 |---|---|---|---|
@@ -45,7 +45,12 @@ What reading, template and tokenizer had to say. R00 to R06 come with every chec
 OTHERS = (
     ("R00", "unusable-file", "error", "A file cannot be used at all: absent, empty, another format, no known layout."),
     ("R00", "nothing-usable", "error", "No row is left that could be trained on."),
-    ("R01", "layout", "info", "How a file was read: form, rows, layout, columns that are not used."),
+    (
+        "R01",
+        "layout",
+        "warning",
+        "How a file was read; a warning for plain text beside a column that looks like its answer, else an info.",
+    ),
     (
         "R02",
         "bad-row",
@@ -54,6 +59,7 @@ OTHERS = (
     ),
     ("R04", "not-json-number", "info", "NaN, Infinity or a number too large, in a field that is not read."),
     ("R06", "weight-zero", "info", "Rows of weight 0: left out."),
+    ("R07", "files-not-read", "info", "Files of a folder or glob whose names are not those of data: not read."),
     ("D10", "empty-answer", "warning", "Rows with an empty answer: dropped, unless `data.on_empty` says otherwise."),
     ("T00", "template-fails", "error", "The chat template cannot show a question with its answer, or a row."),
     ("T01", "template", "info", "Which chat template is used, why, and what ends an answer."),
@@ -76,7 +82,7 @@ OTHERS = (
     ("T07", "terminator-not-learned", "error", "An answer has no end token that could be learned."),
     ("T08", "prompt-not-a-prefix", "warning", "What the model is asked at inference is not how a training row begins."),
     ("T09", "no-system-role", "warning", "The template leaves out system prompts; an info where it refuses them."),
-    ("T10", "no-tools", "info", "The template does not show tool definitions."),
+    ("T10", "no-tools", "info", "The template does not show tool definitions, and rows have some."),
 )
 
 NUMBERS_HEAD = """
