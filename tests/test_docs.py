@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -65,6 +67,16 @@ def test_readme_lists_the_exit_codes() -> None:
     codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")}
     named = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
     assert codes | {0, 130} == named
+
+
+def test_readme_shows_what_the_check_prints() -> None:
+    """Each line of the README's example of `attune check` is printed by that very command, in that order."""
+    block = re.search(r"^\$ attune (check .+)\n((?:.+\n)+)```", README, re.MULTILINE)
+    assert block
+    command = [sys.executable, "-m", "attune", *block[1].split()]
+    printed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False).stdout.splitlines()
+    shown = block[2].splitlines()
+    assert [line for line in printed if line in shown] == shown
 
 
 def test_readme_layout_names_what_is_there() -> None:
