@@ -198,7 +198,7 @@ FAULTS: dict[int, tuple[Fault, ...]] = {
     9: (
         Fault(
             None,
-            ("1 row (5.0 %) holds characters that a wrong encoding left behind (line 4): such as NUL",),
+            ("1 row (5.0%) holds characters that a wrong encoding left behind (line 4): such as NUL",),
             rows={4: _with_answer("a\0b")},
             dropped=0,
         ),
@@ -281,7 +281,7 @@ FAULTS: dict[int, tuple[Fault, ...]] = {
     26: (
         Fault(
             None,
-            ("line 4", "<|im_end|>, <|im_start|>", "encoded as plain text, not as control tokens"),
+            ("line 4", "<|im_end|>, <|im_start|>", "encoded as plain text"),
             rows={4: _with_answer("<|im_start|>user\nhi<|im_end|>")},
             dropped=0,
             controls=CONTROLS,

@@ -20,7 +20,7 @@ Against = Annotated[
 ]
 Test = Annotated[
     list[str] | None,
-    typer.Option("--test", metavar="FILE", help="Test set that training rows must not repeat; repeatable.."),
+    typer.Option("--test", metavar="FILE", help="Test set that training rows must not repeat; repeatable."),
 ]
 SchemaFile = Annotated[
     str | None, typer.Option("--schema", metavar="FILE", help="JSON Schema that every answer must meet.")
@@ -92,10 +92,12 @@ def _end_lines(document: dict[str, Any], given: list[str], *, has_model: bool, r
     """Return what was found and what to type next."""
     from attune.show.summary import check_lines
 
+    if "fixed" in document:
+        lines = check_lines(document, f"attune check {shlex.quote(document['fixed']['path'])}", report=report)
+        return [f"fixed     {document['fixed']['stated']}", *lines]
     words = shlex.join(given)
     training = f"attune train {words}{'' if has_model else ' --model FOLDER'}"
-    fixing = "" if "fixed" in document else f"attune check {words} --fix OUT"
-    return list(check_lines(document, training, fix_command=fixing, report=report))
+    return list(check_lines(document, training, fix_command=f"attune check {words} --fix OUT", report=report))
 
 
 def _shown(checked: Checked, count: int) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attune.config import Config
+from attune.data.files import Part, list_files
 from attune.data.findings import find_ignored_files, find_in_rows, find_reading, in_order
 from attune.data.lint.catalog import Found
 from attune.data.lint.rows import RowOptions
@@ -17,8 +18,7 @@ from attune.data.lint.waivers import Waivers
 from attune.data.reading.garbage import rare_collections
 from attune.data.reading.intake import Intake
 from attune.data.reading.schema_file import open_answer_schema
-from attune.data.reading.sources import open_sources
-from attune.data.survey import Part, Survey, Surveyed
+from attune.data.survey import Survey, Surveyed
 from attune.types import Example, Finding
 
 CHUNK_ROWS = 1024
@@ -44,19 +44,6 @@ class Audit:
     findings: tuple[Finding, ...]
 
 
-def list_files(config: Config) -> list[tuple[str, str, Part, float]]:
-    """Return file, source name, part and weight of everything that a check reads. Raises: DataError, ConfigError."""
-    data = config.data
-    held_out = [file for file in (data.valid, *data.test) if file]
-    files: list[tuple[str, str, Part, float]] = [
-        (source.file, "" if source.name == source.file else source.name, "train", source.weight)
-        for source in open_sources(data.train, without=held_out)
-    ]
-    if data.valid:
-        files += [(source.file, "", "valid", 1.0) for source in open_sources(data.valid)]
-    return files + [(source.file, "", "test", 1.0) for file in data.test for source in open_sources(file)]
-
-
 def audit(config: Config, waivers: Waivers, *, with_coverage: bool = True) -> Audit:
     """Return all rows of all files, looked at. Bad rows are findings.
 
@@ -64,11 +51,11 @@ def audit(config: Config, waivers: Waivers, *, with_coverage: bool = True) -> Au
     """
     survey = Survey(RowOptions(), open_answer_schema(config.data.answer_schema), with_coverage=with_coverage)
     files = []
-    for file, name, part, weight in list_files(config):
-        intake = Intake(file, config.data, name)
+    for file in list_files(config):
+        intake = Intake(file.path, config.data, file.source)
         with rare_collections():
-            take_in(intake, part, survey)
-        files.append(InputFile(intake, part, weight))
+            take_in(intake, file.part, survey)
+        files.append(InputFile(intake, file.part, file.weight))
     surveyed = survey.finish()
     found = [finding for file in files for finding in find_reading(file.intake)]
     found += find_ignored_files(config.data.train)

@@ -16,11 +16,12 @@ from attune.data.corpus import STATES, Corpus, Places, join_weights
 from attune.data.encoding.mask import Masker
 from attune.data.encoding.overlong import Policy, Toll, refuse_overlong, shorten
 from attune.data.encoding.turns import Rendered
+from attune.data.files import Part
 from attune.data.reading.garbage import rare_collections
 from attune.data.reading.intake import Intake, LeftOut
 from attune.data.reading.line import BadRow
 from attune.data.split import draw
-from attune.data.survey import Part, Survey
+from attune.data.survey import Survey
 from attune.types import Encoded, Example, Place, RowState
 
 FIRST_CHUNK = 256  # rows encoded at once, at first: the tokenizer's threads shall not wait long for work

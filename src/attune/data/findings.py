@@ -10,6 +10,7 @@ import numpy as np
 from attune.data.collect import Collection
 from attune.data.encoding.mask import Masker
 from attune.data.encoding.overlong import toll_finding, unstopped_finding
+from attune.data.encoding.probe import template_problems
 from attune.data.encoding.template import ChatTemplate
 from attune.data.lint.catalog import RULES
 from attune.data.lint.thresholds import DEFAULT
@@ -30,6 +31,7 @@ def find(
 ) -> tuple[Finding, ...]:
     """Return what a preparation noticed: how files were read, what the rules found, what was done to rows."""
     found = [_template_finding(template, sum(collection.intake.rows for collection in collections))]
+    found += [one for one in template_problems(template) if one.severity != "info"]
     for collection in collections:
         rows, toll = collection.intake.rows, collection.toll
         found += find_reading(collection.intake)

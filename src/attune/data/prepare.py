@@ -16,6 +16,7 @@ from attune.data.corpus import STATES, Corpus, Entries
 from attune.data.encoding.mask import Masker
 from attune.data.encoding.template import ChatTemplate, ShapeMismatchError, open_template
 from attune.data.encoding.tokenizer import Tokenizer
+from attune.data.files import DataFile, list_files
 from attune.data.findings import find, refusal_text
 from attune.data.join import Joined, join_entries
 from attune.data.lint.rows import RowOptions
@@ -23,9 +24,8 @@ from attune.data.lint.waivers import Waivers, open_waivers
 from attune.data.preview import preview_rows
 from attune.data.reading.intake import Intake, read_examples
 from attune.data.reading.schema_file import open_answer_schema
-from attune.data.reading.sources import Source, open_sources
 from attune.data.split import choose_held_out
-from attune.data.survey import Part, Survey, Surveyed
+from attune.data.survey import Survey, Surveyed
 from attune.errors import ConfigError, DataError
 from attune.types import Example, Finding, Ledger
 
@@ -129,17 +129,16 @@ class _Preparation:
 
     def run(self) -> Prepared:
         """Return the rows of all files as what is trained on and what is known of it."""
-        data = self.config.data
-        held_files = [file for file in (data.valid, *data.test) if file]
-        sources = open_sources(data.train, without=held_files)
-        trained = [self._collect(source, "train") for source in sources]
+        data, files = self.config.data, list_files(self.config)
+        sources = [file for file in files if file.part == "train"]
+        trained = [self._collect(file) for file in sources]
         if not any(collection.num_pieces for collection in trained):
             raise DataError(_nothing_text(trained, self.limit, data.overlong))
-        held = [self._collect(source, "valid") for source in open_sources(data.valid)] if data.valid else []
+        held = [self._collect(file) for file in files if file.part == "valid"]
         for collection in held:
             if not collection.num_pieces:
                 raise DataError(_nothing_text([collection], self.limit, data.overlong))
-        tests = [self._look_at(file) for file in data.test]
+        tests = [self._look_at(file) for file in files if file.part == "test"]
         surveyed = self.survey.finish()
         joined = Joined(trained, [source.weight for source in sources])
         copies = np.zeros(joined.corpus.num_rows, dtype=bool)
@@ -174,22 +173,21 @@ class _Preparation:
             collections=collections,
         )
 
-    def _collection(self, source: Source, part: Part) -> Collection:
+    def _collection(self, file: DataFile) -> Collection:
         data = self.config.data
-        intake = Intake(source.file, data, "" if source.name == source.file else source.name)
-        masker = Masker(self.template, data.mask)
-        return Collection(intake, masker, self.survey, part=part, limit=self.limit, policy=data.overlong)
+        intake, masker = Intake(file.path, data, file.source), Masker(self.template, data.mask)
+        return Collection(intake, masker, self.survey, part=file.part, limit=self.limit, policy=data.overlong)
 
-    def _collect(self, source: Source, part: Part) -> Collection:
+    def _collect(self, file: DataFile) -> Collection:
         """Return a file taken in."""
-        collection = self._collection(source, part)
-        draws_lots = part == "train" and not self.config.data.valid and self.config.data.valid_share > 0
-        collection.run(draw_seed=self.config.seed if draws_lots else None, keeps_examples=part == "valid")
+        collection = self._collection(file)
+        draws_lots = file.part == "train" and not self.config.data.valid and self.config.data.valid_share > 0
+        collection.run(draw_seed=self.config.seed if draws_lots else None, keeps_examples=file.part == "valid")
         return collection
 
-    def _look_at(self, file: str) -> Collection:
+    def _look_at(self, file: DataFile) -> Collection:
         """Return a test set that was looked at and not encoded: its rows are only compared with training rows."""
-        collection = self._collection(Source(file, file), "test")
+        collection = self._collection(file)
         collection.look_only()
         return collection
 

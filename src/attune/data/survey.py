@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from attune.data.duplicates import conflicts, leaks, near
 from attune.data.duplicates.leaks import Leak, find_leaks
 from attune.data.duplicates.near import Duplicates, find_clusters
 from attune.data.duplicates.words import WordStore
+from attune.data.files import PARTS, Part
 from attune.data.lint.catalog import Found
 from attune.data.lint.openers import Openers
 from attune.data.lint.pile_up import PileUp
@@ -26,9 +27,6 @@ from attune.data.lint.rows import RowOptions, lint_row
 from attune.data.lint.structure import Structure
 from attune.data.lint.view import RowView, view
 from attune.types import Example, Place
-
-Part = Literal["train", "valid", "test"]
-PARTS: tuple[Part, ...] = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Survey:
         duplicates = find_clusters(self.store, limits)
         given_away = tuple(find_leaks(self.store, duplicates, parts, limits))
         found = [
-            *(Found(name, rows.tolist(), texts) for name, (rows, texts) in self._by_rule.items()),
+            *(self._found(name) for name in self._by_rule),
             *near.found(duplicates, parts, places.__getitem__, limits.most_examples),
             *conflicts.found(self.store, parts, places.__getitem__, limits),
             *leaks.found(given_away, parts, places.__getitem__, limits),
@@ -129,6 +127,13 @@ class Survey:
         rows.append(number)
         if len(texts) < self.options.thresholds.most_examples:
             texts[number] = text
+
+    def _found(self, name: str) -> Found:
+        """Return what a rule about single rows found; a row or two with chat markup are no error."""
+        (rows, texts), limits = self._by_rule[name], self.options.thresholds
+        least = max(limits.markup_error_rows, limits.markup_error_share * len(self))
+        is_mild = name == "template-in-content" and len(rows) < least
+        return Found(name, rows.tolist(), texts, severity="warning" if is_mild else None)
 
     def _take_for_sums(self, row: RowView) -> None:
         """Count what is a property of the training rows together."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.config import Config
-from attune.data.audit import Audit, InputFile, audit, count_states, list_files
+from attune.data.audit import Audit, InputFile, audit, count_states
 from attune.data.cleaning.fix import check_fix_out
 from attune.data.cleaning.fix import fix as fix_files
 from attune.data.cleaning.seen import Seen, see
@@ -23,7 +23,9 @@ from attune.data.document import (
 )
 from attune.data.encoding.mask import Masker
 from attune.data.encoding.probe import template_problems
+from attune.data.encoding.template import open_template
 from attune.data.encoding.tokenizer import load_tokenizer
+from attune.data.files import list_files
 from attune.data.findings import find_refused, in_order
 from attune.data.lint.verdict import soften
 from attune.data.lint.waivers import Waivers, open_waivers
@@ -93,6 +95,7 @@ class Checked:
             "reasons": dict(ledger.reasons),
             "left": dict(ledger.left),
             "settled": ledger.settled,
+            "stated": ledger.stated,
         }
 
     def _look(self, files: Sequence[str]) -> Seen:
@@ -110,7 +113,7 @@ class Checked:
 
 def check_fix_target(config: Config, out: Path) -> None:
     """Raise RefusedError or ConfigError when a cleaned copy cannot be written to `out`; reads no row."""
-    check_fix_out([file for file, _, part, _ in list_files(config) if part == "train"], out)
+    check_fix_out([file.path for file in list_files(config) if file.part == "train"], out)
 
 
 def check_rows(config: Config, *, against: str = "", with_scores: bool = False, with_coverage: bool = True) -> Checked:
@@ -138,7 +141,7 @@ def check_rows(config: Config, *, against: str = "", with_scores: bool = False, 
         other += score_answers(prepared, config)
     refused = [one for file in looked.files for one in find_refused(file.intake, config.data.skip_bad_rows)]
     told = [one for one in looked.findings if one.name != "bad-row" or not refused]
-    findings = in_order([*(soften(one, waivers) for one in [*refused, *other]), *told])
+    findings = in_order([*refused, *(soften(one, waivers) for one in other), *told])
     document = _document(looked, findings, prepared, config)
     return Checked({**document, "mismatch": mismatch}, looked, config, prepared)
 
@@ -164,6 +167,7 @@ def _prepare(config: Config, *, with_coverage: bool) -> tuple[Prepared | None, l
     """Return the rows as tokens, bad ones left out; what keeps all of them from being encoded is a finding."""
     base = locate(config.model)
     tokenizer = load_tokenizer(base)
+    open_template(config.data.template, tokenizer)  # one that cannot be used at all ends a check as it ends a training
     try:
         prepared = prepare(_tolerant(config), tokenizer, model_length=model_length(base), with_coverage=with_coverage)
     except TemplateError as error:
@@ -171,12 +175,13 @@ def _prepare(config: Config, *, with_coverage: bool) -> tuple[Prepared | None, l
     except DataError as error:
         return None, [Finding("R00", "nothing-usable", "error", 0, 0.0, str(error), "")]
     check_vocabulary(base, prepared.largest_id)
-    return prepared, _problems(prepared)
+    told = [one for one in _problems(prepared) if one.severity == "info"]
+    return prepared, told
 
 
 def _audit_of(prepared: Prepared, config: Config) -> Audit:
     """Return what a preparation saw in the words of an audit."""
-    weights = [weight for _, _, _, weight in list_files(config)]
+    weights = [file.weight for file in list_files(config)]
     files = tuple(
         InputFile(collection.intake, collection.part, weight)
         for collection, weight in zip(prepared.collections, weights, strict=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attune.config import Config
+from attune.data.files import list_files
 from attune.data.reading.hub import is_hub
-from attune.data.reading.sources import open_sources
 from attune.errors import RefusedError
 from attune.record import RunFolder
 
@@ -19,8 +19,7 @@ BLOCK = 1 << 20  # bytes read at once
 
 def data_files(config: Config) -> list[str]:
     """Return every file of the run's data: training, validation and test sets. Raises: DataError for a missing one."""
-    held_out = [file for file in (config.data.valid, *config.data.test) if file]
-    return [source.file for source in open_sources(config.data.train, without=held_out)] + held_out
+    return [file.path for file in list_files(config)]
 
 
 def data_name(config: Config) -> str:

@@ -48,7 +48,10 @@ def score_answers(prepared: Prepared, config: Config, thresholds: Thresholds = D
     weak = is_long & ((difficulty > thresholds.ifd) | is_weak(after_prompt - alone, tokens, thresholds))
     distance = outlier_distance(after_prompt, tokens)
     odd = is_long & (distance > thresholds.loss_z)
-    times = [f"perplexity {value:.2f} times that without the prompt" for value in difficulty[weak]]
+    usual = float(np.nanmedian(difficulty))
+    times = [
+        f"perplexity {value:.2f} times that without the prompt; {usual:.2f} is usual" for value in difficulty[weak]
+    ]
     far = [f"{value:.1f} deviations above the median" for value in distance[odd]]
     found = [_found("weak-prompt", numbers[weak], times), _found("loss-outlier", numbers[odd], far)]
     waivers = open_waivers(config.data.allow, config.data.ignore)

@@ -26,8 +26,11 @@ def test_two_labels_for_one_question_are_a_conflict_of_all_its_rows() -> None:
     assert conflict.texts == {0: "another answer than f:2", 1: "another answer than f:1", 3: "another answer than f:2"}
     expected = "1 question with contradicting answers; the most rows, 3 with 2 answers, ask that of f:1."
     assert conflict.detail == expected
-    (grave,) = conflicts(rows)
-    assert grave.severity == "error", "more than one row in twenty"
+    (open_answers,) = conflicts(rows)
+    assert open_answers.severity == "warning", "answers that no other row gives may both be meant"
+    labelled = [*rows, *(chat(f"is {number} odd?", ("yes", "no")[number % 2]) for number in range(10))]
+    (grave,) = conflicts(labelled)
+    assert grave.severity == "error", "more than one row in twenty contradicts another one with a label"
 
 
 def test_case_and_punctuation_contradict_nothing() -> None:

@@ -54,7 +54,9 @@ def found(
             f"{groups} question{'s' * (groups != 1)} with contradicting answers; the most rows, {rows_there} with "
             f"{answers_there} answers, ask that of {place_of(-first)}."
         )
-        share = len(contradicting) / max(1, int(is_train.sum()))
+        # a question may be meant to have several answers; labels of a closed set contradict each other
+        labels = _label_rows(keys, np.flatnonzero(is_train), thresholds).intersection(contradicting)
+        share = len(labels) / max(1, int(is_train.sum()))
         severity: Severity = "error" if share > thresholds.conflict_error_share else "warning"
         texts = _texts(contradicting, "another answer than {}", place_of, thresholds.most_examples)
         results.append(Found("conflict", sorted(contradicting), texts, detail, severity))
@@ -64,6 +66,12 @@ def found(
         texts = _texts(further, "another answer than {}", place_of, thresholds.most_examples)
         results.append(Found("several-answers", sorted(further), texts, detail))
     return results
+
+
+def _label_rows(keys: Keys, train: NDArray[np.int64], thresholds: Thresholds) -> set[int]:
+    """Return the training rows whose answer many other rows give, too."""
+    _, answer, counts = np.unique(keys.answer[train], return_inverse=True, return_counts=True)
+    return set(train[counts[answer] >= thresholds.conflict_label_rows].tolist())
 
 
 def _question_keys(words: Words, keys: Keys) -> NDArray[np.uint64]:

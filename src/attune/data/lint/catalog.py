@@ -215,7 +215,7 @@ _ALL = (
         "D17",
         "weak-prompt",
         "info",
-        "have an answer that the prompt makes less likely",
+        "have an answer that the prompt hardly makes likelier",
         "Answer and prompt may not belong together.",
         "Look at the rows.",
     ),

@@ -119,7 +119,9 @@ class Structure:
             self._unusable[row.number] = f"the parameters of {tool[:40]} are no JSON Schema"
 
     def _hold_against_schema(self, row: RowView, reading: Reading) -> None:
-        fault = self._schema.fault(reading.value) if self._schema else ""
+        if not self._schema:
+            return
+        fault = "no JSON, and a schema is given" if reading.value is None else self._schema.fault(reading.value)
         if fault:
             self._certain.setdefault(row.number, fault)
 
@@ -258,4 +260,6 @@ def _commonest(texts: Mapping[int, str]) -> str:
     """Return the commonest fault with its count, in words."""
     counts = Counter(text.split(": ")[0] for text in texts.values())
     text, count = counts.most_common(1)[0]
+    if count == 1 < len(counts):
+        return f"such as {text}."
     return f"{'Most often' if len(counts) > 1 else 'Each time'} ({count}): {text}."

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 class Thresholds:
     """The numbers behind the rules. Shares are of rows, 0 to 1; words are those of attune.data.duplicates.words."""
 
+    # D02 template-in-content: a row or two speak about markup, more were rendered before
+    markup_error_rows: int = 3
+    markup_error_share: float = 0.005
     # D04 split-leak: held-out rows that training rows give away
     leak_ngram: int = 8  # a held-out row's words count as covered where they stand in such a run of a training row
     leak_coverage: float = 0.5  # covered share from which it is a leak
@@ -18,7 +21,8 @@ class Thresholds:
     leak_error_share: float = 0.01  # of the held-out rows; below it is a warning
     # D05 conflict
     short_answer_words: int = 8  # an answer of at most so many words says one thing: two of them contradict
-    conflict_error_share: float = 0.05
+    conflict_error_share: float = 0.05  # of rows whose answers are labels of a closed set
+    conflict_label_rows: int = 5  # answers that such a label has at least
     # D06 duplicates
     common_shingle_share: float = 0.01  # shingles in more rows than this are the template's, not the row's
     shingle_words: int = 2

@@ -76,7 +76,7 @@ def _rows(count: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.001 else "under 0.1 %"
+    return f"{share:.1%}" if share >= 0.001 else "under 0.1%"
 
 
 def _sentence(text: str) -> str:

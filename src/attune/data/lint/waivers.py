@@ -13,8 +13,12 @@ from attune.errors import ConfigError
 from attune.types import Place
 
 WHERE = re.compile(r"(?P<file>.+?)(?::(?P<first>\d+)(?:-(?P<last>\d+))?)?")
-OTHERS = (*(f"R0{number}" for number in (1, 2, 4, 6, 7)), *(f"T{number:02}" for number in range(11)))
-OTHER_NAMES = ("layout", "bad-row", "lossy-tokenizer", "rewritten-history", "no-system-role", "double-begin-token")
+OTHERS = (  # findings that stand outside the catalog; bad rows have a setting of their own, data.skip_bad_rows
+    *(f"R0{number}" for number in (1, 4, 6, 7)),
+    *(f"T{number:02}" for number in range(1, 11)),
+    *("layout", "empty-answer", "files-not-read", "lossy-tokenizer", "rewritten-history", "no-system-role"),
+    *("double-begin-token", "prompt-not-a-prefix"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Waivers:
 def open_waivers(allow: Sequence[str], ignore: str) -> Waivers:
     """Return what data.allow and the file data.ignore let pass. Raises: ConfigError for a rule that does not exist."""
     for word in allow:
-        _check_rule(word, f"data.allow: {word}")
+        _check_rule(word, f"data.allow: {word}", OTHERS)
     if not ignore:
         return Waivers(frozenset(allow))
     try:
@@ -71,7 +75,7 @@ def open_waivers(allow: Sequence[str], ignore: str) -> Waivers:
 
 def _read_line(words: str, where: str) -> Waiver:
     rule, _, rest = words.partition(" ")
-    _check_rule(rule, f"{where} {rule}")
+    _check_rule(rule, f"{where} {rule}", ())
     rest = rest.strip()
     if not rest:
         return Waiver(rule)
@@ -81,8 +85,8 @@ def _read_line(words: str, where: str) -> Waiver:
     return Waiver(rule, found["file"], first, int(found["last"] or first))
 
 
-def _check_rule(word: str, where: str) -> None:
-    known: Collection[str] = {*RULES, *(rule.id for rule in RULES.values()), *OTHERS, *OTHER_NAMES}
+def _check_rule(word: str, where: str, others: Collection[str]) -> None:
+    known = {*RULES, *(rule.id for rule in RULES.values()), *others}
     if word not in known:
         near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
         hint = f' - did you mean "{near[0]}"?' if near else f". Rules: {', '.join(sorted(known))}."
