@@ -90,9 +90,9 @@ def test_bundled_tickets_are_clean(name: str) -> None:
     [
         ("gsm8k_train.jsonl", {"broken-characters": 1}),  # a zero-width space
         ("gsm8k_test.jsonl", {"broken-characters": 1}),  # another one
-        ("gpteacher_codegen.json", {"broken-characters": 1}),  # a degree sign that was not decoded
+        ("gpteacher_codegen.json", {"broken-characters": 1, "sample-data": 34}),  # a degree sign that was not decoded
         ("llamafactory_identity.json", {"placeholder": 85}),
-        ("llamafactory_alpaca_en_demo.json", {"truncated-answer": 10}),
+        ("llamafactory_alpaca_en_demo.json", {"truncated-answer": 10, "sample-data": 1}),
     ],
 )
 def test_real_rows(shared: Path, file: str, known: dict[str, int]) -> None:

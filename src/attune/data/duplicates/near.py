@@ -92,7 +92,12 @@ def found(
         first, copies = np.unique(first_of[chosen], return_counts=True)
         worst = int(np.argmax(copies))
         groups = f"{len(first)} row{'s' * (len(first) != 1)}"
-        detail = f"copies of {groups}, most of {place_of(int(first[worst]))} ({copies[worst]})."
+        others = sum(
+            place_of(row).file != place_of(of).file
+            for row, of in zip(rows.tolist(), first_of[chosen].tolist(), strict=True)
+        )
+        across = f" {others} of them repeat a row of another file." if others else ""
+        detail = f"copies of {groups}, most of {place_of(int(first[worst]))} ({copies[worst]}).{across}"
         results.append(Found(name, rows.tolist(), texts, detail))
     return results
 

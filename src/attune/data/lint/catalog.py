@@ -204,6 +204,14 @@ _ALL = (
         "Take it out or make it up.",
     ),
     Rule(
+        "D15",
+        "sample-data",
+        "info",
+        "hold addresses, numbers or keys of the kind that examples are made of",
+        "Harmless, if nobody real has them.",
+        "",
+    ),
+    Rule(
         "D16",
         "mixed-format",
         "warning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _MAIL = re.compile(r"(?<![\w.+/:-])([A-Za-z0-9][\w.+-]{0,63})@((?:[A-Za-z0-9-]{1,63}\.){1,4}[A-Za-z]{2,12})\b")
 # addresses that reach nobody in particular: kept for examples (RFC 2606), made up in texts, or an office's
@@ -51,42 +52,52 @@ _RUN = b"0" * 9
 
 def find_personal(text: str, raw: bytes) -> str | None:
     """Return personal data in a text, masked, with its kind; None if there is none. `raw` is the text as UTF-8."""
-    if "@" in text and "@example." not in text:
+    return next((what for what, is_made_up in _found(text, raw) if not is_made_up), None)
+
+
+def find_made_up(text: str, raw: bytes) -> str | None:
+    """Return the first thing in a text that would be personal data, were it not of the kind that examples use."""
+    return next((what for what, is_made_up in _found(text, raw) if is_made_up), None)
+
+
+def _found(text: str, raw: bytes) -> Iterator[tuple[str, bool]]:
+    """Yield what looks like personal data, masked, with its kind, and whether it is made up."""
+    if "@" in text:
+        is_example = "@example." in text
         for mail in _MAIL.finditer(text):
-            if not _MADE_UP_HOSTS.search(mail[2]) and not _MADE_UP_NAMES.match(mail[1]):
-                return f"e-mail address: {mail[1][:2]}***@{mail[2][:40]}"
+            is_made_up = is_example or bool(_MADE_UP_HOSTS.search(mail[2]) or _MADE_UP_NAMES.match(mail[1]))
+            yield f"e-mail address: {mail[1][:2]}***@{mail[2][:40]}", is_made_up
     if _RUN not in raw.translate(_DIGITS, b" .()/-"):
-        return None
+        return
     for number in _NUMBER.finditer(text):
-        kind = _kind_of_number(number[0])
+        kind, is_made_up = _kind_of_number(number[0])
         if kind:
-            return f"{kind}: {number[0].strip()[:3]}*** ({sum(map(str.isdigit, number[0]))} digits)"
+            yield f"{kind}: {number[0].strip()[:3]}*** ({sum(map(str.isdigit, number[0]))} digits)", is_made_up
     for account in _IBAN.finditer(text):
-        if _is_account(account[0].replace(" ", "")):
-            return f"bank account (IBAN): {account[0][:4]}***"
-    return None
+        plain = account[0].replace(" ", "")
+        if _is_account(plain):
+            yield f"bank account (IBAN): {account[0][:4]}***", plain in _TEST_IBANS
 
 
-def _kind_of_number(number: str) -> str:
-    """Return what a written number is; empty if nothing personal."""
+def _kind_of_number(number: str) -> tuple[str, bool]:
+    """Return what a written number is, empty if nothing personal, and whether it is made up."""
     phone = _PHONE_US.fullmatch(number)
     if phone:
-        return "" if _is_made_up_phone(phone) else "telephone number"
+        area, exchange, line = phone[1] or phone[2], phone[3], phone[4]
+        if area in _NOT_A_PERSON:
+            return "", False
+        return "telephone number", "555" in (area, exchange) or _is_sequence(area + exchange + line)
     if number[0] == "+":
         plain = re.sub(r"\D", "", number)
-        is_one = _PHONE_ABROAD.fullmatch(number) and 9 <= len(plain) <= 15
-        return "telephone number" if is_one and not _is_sequence(plain) and "555" not in plain[1:7] else ""
+        if not _PHONE_ABROAD.fullmatch(number) or not 9 <= len(plain) <= 15:
+            return "", False
+        return "telephone number", _is_sequence(plain) or "555" in plain[1:7]
     if _SOCIAL.fullmatch(number):
-        return "" if number in ("123-45-6789", "078-05-1120", "219-09-9999") else "social security number"
+        return "social security number", number in ("123-45-6789", "078-05-1120", "219-09-9999")
     plain = number.replace(" ", "").replace("-", "")
-    if _CARD.fullmatch(plain) and plain not in _TEST_CARDS and _passes_luhn(plain) and not _is_sequence(plain):
-        return "card number"
-    return ""
-
-
-def _is_made_up_phone(phone: re.Match[str]) -> bool:
-    area, exchange, line = phone[1] or phone[2], phone[3], phone[4]
-    return area in _NOT_A_PERSON or "555" in (area, exchange) or _is_sequence(area + exchange + line)
+    if _CARD.fullmatch(plain) and _passes_luhn(plain):
+        return "card number", plain in _TEST_CARDS or _is_sequence(plain)
+    return "", False
 
 
 def _is_sequence(digits: str) -> bool:
@@ -104,8 +115,8 @@ def _passes_luhn(digits: str) -> bool:
 
 
 def _is_account(iban: str) -> bool:
-    """Return whether an account number passes its check (ISO 13616: the rest modulo 97 is 1) and is no sample."""
-    if iban in _TEST_IBANS or not 15 <= len(iban) <= 34 or _is_sequence(iban[4:]):
+    """Return whether an account number passes its check (ISO 13616: the rest modulo 97 is 1)."""
+    if not 15 <= len(iban) <= 34 or _is_sequence(iban[4:]):
         return False
     turned = iban[4:] + iban[:4]
     return int("".join(str(int(character, 36)) for character in turned)) % 97 == 1

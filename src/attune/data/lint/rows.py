@@ -11,11 +11,11 @@ import orjson
 from attune.data.lint.answers import find_cut
 from attune.data.lint.characters import find_broken
 from attune.data.lint.markup import find_markup, first_signs, markup_pattern, may_hold_markup
-from attune.data.lint.personal import find_personal
+from attune.data.lint.personal import find_made_up, find_personal
 from attune.data.lint.placeholders import find_placeholder
 from attune.data.lint.quote import shorten
 from attune.data.lint.roles import find_empty_prompt, find_role_order
-from attune.data.lint.secrets import find_secret
+from attune.data.lint.secrets import find_sample_key, find_secret
 from attune.data.lint.thresholds import DEFAULT, Thresholds
 from attune.data.lint.view import RowView
 from attune.types import Example
@@ -46,14 +46,17 @@ def lint_row(row: RowView, options: RowOptions) -> list[tuple[str, str]]:
     """
     text = text_of(row.example)
     raw = text.encode()
+    secret, personal = find_secret(text, raw, options.thresholds), find_personal(text, raw)
+    made_up = None if secret or personal else find_made_up(text, raw) or find_sample_key(text)
     seen = (
         ("template-in-content", _markup(row, text, options)),
         ("role-order", find_role_order(row.example.messages)),
         ("empty-prompt", find_empty_prompt(row.example.messages)),
         ("truncated-answer", _cut(row, options.thresholds)),
         ("placeholder", _placeholder(row)),
-        ("secret", find_secret(text, raw, options.thresholds)),
-        ("personal-data", find_personal(text, raw)),
+        ("secret", secret),
+        ("personal-data", personal),
+        ("sample-data", made_up),
         ("broken-characters", find_broken(text, raw)),
     )
     return [(name, shorten(what)) for name, what in seen if what is not None]

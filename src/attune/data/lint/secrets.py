@@ -81,6 +81,15 @@ def find_secret(text: str, raw: bytes, thresholds: Thresholds = DEFAULT) -> str 
     return None
 
 
+def find_sample_key(text: str) -> str | None:
+    """Return a key in a text that manuals and text books show, masked; None if there is none."""
+    for kind, sign, pattern in _PATTERNS:
+        for found in pattern.finditer(text) if sign in text else ():
+            if _is_sample(kind, found):
+                return f"{kind}: {mask(found['value'] if 'value' in pattern.groupindex else found[0])}"
+    return None
+
+
 def _names_secret(raw: bytes) -> bool:
     """Return whether a text speaks of passwords or keys; "API key" and "api_key" read alike here."""
     bare = raw.translate(_LOWER, b" _-\"'")
