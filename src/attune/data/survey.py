@@ -66,6 +66,7 @@ class Survey:
         self._files: dict[str, int] = {}
         self._numbers, self._lines, self._offsets = array("h"), array("q"), array("q")
         self._parts = array("b")
+        self._dialogues = 0  # rows that are no plain text
         self._by_rule: dict[str, tuple[array[int], dict[int, str]]] = {}
 
     def __len__(self) -> int:
@@ -79,6 +80,7 @@ class Survey:
             self.store.take(row)
             if part == "test":
                 continue
+            self._dialogues += example.text is None
             for name, text in lint_row(row, self.options):
                 self._flag(name, row.number, text)
             self.structure.take(row)
@@ -129,11 +131,15 @@ class Survey:
             texts[number] = text
 
     def _found(self, name: str) -> Found:
-        """Return what a rule about single rows found; a row or two with chat markup are no error."""
+        """Return what a rule about single rows found, as a warning where rows may be meant so.
+
+        A row or two with chat markup speak about it; a slot in running text is part of the text, no answer to anybody.
+        """
         (rows, texts), limits = self._by_rule[name], self.options.thresholds
         least = max(limits.markup_error_rows, limits.markup_error_share * len(self))
-        is_mild = name == "template-in-content" and len(rows) < least
-        return Found(name, rows.tolist(), texts, severity="warning" if is_mild else None)
+        is_talk = name == "template-in-content" and len(rows) < least
+        is_running_text = name == "placeholder" and self._dialogues == 0
+        return Found(name, rows.tolist(), texts, severity="warning" if is_talk or is_running_text else None)
 
     def _take_for_sums(self, row: RowView) -> None:
         """Count what is a property of the training rows together."""
