@@ -9,6 +9,7 @@ import numpy as np
 
 from attune.data.lint.catalog import RULES
 from attune.data.lint.thresholds import DEFAULT
+from attune.data.lint.verdict import agreeing
 from attune.errors import DataError
 from attune.types import Encoded, Finding, Place
 
@@ -126,8 +127,8 @@ def unstopped_finding(toll: Toll, *, rows: int) -> Finding:
         severity="warning",  # a cut was asked for
         rows=cut,
         share=cut / max(1, rows),
-        message=f"{_rows(cut)} ({cut / max(1, rows):.1%}) are cut, so they {rule.title} (line {place.line}: {length} "
-        f"tokens). {rule.harm}",
+        message=f"{_rows(cut)} ({cut / max(1, rows):.1%}) {'is cut, so it' if cut == 1 else 'are cut, so they'} "
+        f"{agreeing(rule.title, cut)} (line {place.line}: {length} tokens). {rule.harm}",
         fix=rule.fix,
         examples=tuple({"file": p.file, "line": p.line, "text": f"{n} tokens"} for p, n in toll.first_cut),
     )

@@ -47,7 +47,7 @@ def to_finding(found: Found, kept: Sequence[int], place_of: Callable[[int], Plac
     lines = ", ".join(str(place_of(row).line) for row in kept[:NAMED_LINES])
     where = f"line{'s' * (len(kept) > 1)} {lines}{', ...' if len(kept) > NAMED_LINES else ''}"
     said = " ".join(part for part in (_sentence(found.detail or seen), rule.harm) if part)
-    message = f"{_rows(len(kept))} ({_percent(share)}) {_agreeing(rule.title, len(kept))} ({where}): {said}"
+    message = f"{_rows(len(kept))} ({_percent(share)}) {agreeing(rule.title, len(kept))} ({where}): {said}"
     examples = tuple(
         {"file": place.file, "line": place.line, "text": found.texts.get(row, "")}
         for row, place in ((row, place_of(row)) for row in kept[:most])
@@ -85,15 +85,24 @@ def _sentence(text: str) -> str:
 
 
 _SINGULAR = {
-    "never": "never", "already carry": "already carries", "have": "has", "of": "of", "give": "gives", "are": "is",
-    "repeat": "repeats", "break": "breaks", "begin": "begins", "hold": "holds", "ask": "asks", "answer": "answers",
-    "refuse": "refuses",
+    "already carry": "already carries", "answer": "answers", "are": "is", "ask": "asks", "begin": "begins",
+    "break": "breaks", "give": "gives", "have": "has", "hold": "holds", "never show": "never shows",
+    "of the held-out rows repeat": "of the held-out rows repeats", "of the held-out rows share":
+    "of the held-out rows shares", "of the real prompts are": "of the real prompts is", "refuse": "refuses",
+    "repeat": "repeats",
 }  # fmt: skip
+_SINGULAR_TITLES = {  # where more than the verb is another for one row
+    "answer in another language than they are asked in": "answers in another language than it is asked in",
+    "are further long answers to a question that has one": "is a further long answer to a question that has one",
+    "have answers that end at the same greatest length": "has an answer that ends at the greatest length",
+}
 
 
-def _agreeing(title: str, count: int) -> str:
-    """Return a rule's title with its verb in the number of the rows."""
+def agreeing(title: str, count: int) -> str:
+    """Return a rule's title in the number of the rows."""
     if count != 1:
         return title
+    if title in _SINGULAR_TITLES:
+        return _SINGULAR_TITLES[title]
     plural = next((verb for verb in _SINGULAR if title.startswith(f"{verb} ")), "")
     return _SINGULAR[plural] + title[len(plural) :] if plural else title
