@@ -13,6 +13,7 @@ from attune.errors import ConfigError
 from attune.types import Place
 
 WHERE = re.compile(r"(?P<file>.+?)(?::(?P<first>\d+)(?:-(?P<last>\d+))?)?")
+SHORT_ID = re.compile(r"^([A-Z])(\d)$")
 OTHERS = (  # findings that stand outside the catalog; bad rows have a setting of their own, data.skip_bad_rows
     *(f"R0{number}" for number in (1, 4, 6, 7)),
     *(f"T{number:02}" for number in range(1, 11)),
@@ -82,12 +83,18 @@ def _read_line(words: str, where: str) -> Waiver:
     found = WHERE.fullmatch(rest)
     assert found is not None, "a file name matches anything"
     first = int(found["first"] or 0)
-    return Waiver(rule, found["file"], first, int(found["last"] or first))
+    last = int(found["last"] or first)
+    if found["first"] and not first:
+        raise ConfigError(f"{where} {words}: lines count from 1.")
+    if last < first:
+        raise ConfigError(f"{where} {words}: the last line is before the first.")
+    return Waiver(rule, found["file"], first, last)
 
 
 def _check_rule(word: str, where: str, others: Collection[str]) -> None:
     known = {*RULES, *(rule.id for rule in RULES.values()), *others}
     if word not in known:
-        near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+        identity = SHORT_ID.sub(r"\g<1>0\2", word.upper())  # D5 and d05 are D05, not the likeliest looking id
+        near = [identity] if identity in known else difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
         hint = f' - did you mean "{near[0]}"?' if near else f". Rules: {', '.join(sorted(known))}."
         raise ConfigError(f"{where} is no rule of the check{hint}")
