@@ -24,6 +24,7 @@ def template_problems(template: ChatTemplate, *, has_tools: bool = True) -> list
     """Return what is odd about a template: each a finding of its own, none where all is as it should be.
 
     `has_tools`: some rows define tools, so it matters whether they are shown.
+    Raises: ShapeMismatchError as ChatTemplate.render does.
     """
     try:
         plain = _render(template, (ASK, ANSWER))
@@ -78,8 +79,8 @@ def _keeps_history(template: ChatTemplate, messages: tuple[Message, ...], what: 
         if any(message.reasoning for message in messages):
             return None  # a template that shows no reasoning: rows that have some are refused by name
         return _problem("T03", "history-refused", f"several turns are refused: {_first(error)}", "info")
-    body = first.text.rstrip()
-    if whole.text.startswith(body.removesuffix(template.terminator).rstrip()):
+    told = first.text[: first.turns[-1].end]  # what follows an answer's end may differ: it is not learned with it
+    if whole.text.startswith(told):
         return None
     said = f"it rewrites history: {what} read otherwise once other turns follow."
     return _problem("T03", "rewritten-history", said, "info", fix='data.mask = "last" learns the last answer only.')
@@ -87,21 +88,18 @@ def _keeps_history(template: ChatTemplate, messages: tuple[Message, ...], what: 
 
 def _takes_system(template: ChatTemplate) -> Finding | None:
     try:
-        shown = _render(template, (SYSTEM, ASK, ANSWER)).text
+        _render(template, (SYSTEM, ASK, ANSWER))
     except TemplateError as error:
-        said = f"a system prompt is refused: {_first(error)}"
+        said = f"rows with a system prompt are refused: {_first(error)}"
         return _problem("T09", "no-system-role", said, "info", fix="Put the system prompt into the first question.")
-    if SYSTEM.content in shown:
-        return None
-    said = "a system prompt is left out silently; rows that have one are trained without it."
-    return _problem("T09", "no-system-role", said, "warning", fix="Put the system prompt into the first question.")
+    return None
 
 
 def _shows_tools(template: ChatTemplate) -> Finding | None:
     try:
         shown = _render(template, (ASK, ANSWER), (TOOL,)).text
     except TemplateError:
-        shown = ""
+        return _problem("T10", "no-tools", "tool definitions are not shown; rows that have some are refused.", "info")
     if "count_legs" in shown:
         return None
     return _problem("T10", "no-tools", "tool definitions are not shown; rows that have some lose them.", "info")
@@ -112,4 +110,5 @@ def _problem(identity: str, name: str, said: str, severity: Severity, *, fix: st
 
 
 def _first(error: TemplateError) -> str:
-    return str(error).splitlines()[0]
+    """Return what a template complains about, without the place of the test row."""
+    return str(error).splitlines()[0].removeprefix(f"{HERE} ")
