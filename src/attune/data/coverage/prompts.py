@@ -8,7 +8,7 @@ from typing import Any
 from attune.config import Config, DataConfig
 from attune.data.coverage.mismatch import compare_prompts, find_mismatch
 from attune.data.reading.read import BadRow, read_rows
-from attune.data.reading.schema import rename_columns
+from attune.data.reading.schema import read_turns, rename_columns
 from attune.data.reading.sources import open_sources
 from attune.data.survey import Surveyed
 from attune.errors import DataError
@@ -16,7 +16,6 @@ from attune.types import Finding, Place
 
 TEXTS = ("prompt", "question", "instruction", "query", "input", "text")
 TURNS = ("messages", "conversations", "prompt")
-ASKING = ("user", "human")
 
 
 def compare_with_file(surveyed: Surveyed, path: str, config: Config) -> tuple[dict[str, Any], Finding]:
@@ -40,7 +39,9 @@ def read_prompts(path: str, config: DataConfig) -> tuple[list[str], list[Place]]
         for row in read_rows(source.file, max_row_bytes=config.max_row_bytes):
             if isinstance(row, BadRow):
                 raise DataError(f"{row.where} {row.text}.")
-            prompt = _prompt_of(rename_columns(row.value, config.columns))
+            # real prompts may come from elsewhere, under the usual names: a mapping counts where its column is there
+            columns = {name: own for name, own in config.columns.items() if not own or own in row.value}
+            prompt = _prompt_of(rename_columns(row.value, columns))
             if prompt is None:
                 keys = ", ".join(map(str, row.value)) or "none"
                 raise DataError(
@@ -55,18 +56,14 @@ def read_prompts(path: str, config: DataConfig) -> tuple[list[str], list[Place]]
 def _prompt_of(value: Mapping[str, Any]) -> str | None:
     """Return what a row asks; None if it asks nothing."""
     for key in TURNS:
-        turns = value.get(key)
-        if isinstance(turns, list):
-            asked = [turn for turn in turns if isinstance(turn, dict) and _role(turn) in ASKING]
-            content = asked[-1].get("content", asked[-1].get("value")) if asked else None
-            return content if isinstance(content, str) else None
+        turns = read_turns(value.get(key))
+        if turns is not None:
+            return next((turn.content for turn in reversed(turns) if turn.role == "user"), None)
     for key in TEXTS:
         text = value.get(key)
         if isinstance(text, str):
             extra = value.get("input")
-            return f"{text}\n\n{extra}" if key == "instruction" and isinstance(extra, str) and extra.strip() else text
+            if key != "instruction" or not isinstance(extra, str) or not extra.strip():
+                return text
+            return f"{text}\n\n{extra}" if text.strip() else extra
     return None
-
-
-def _role(turn: Mapping[str, Any]) -> Any:
-    return turn.get("role", turn.get("from"))

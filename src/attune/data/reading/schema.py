@@ -155,6 +155,14 @@ def _shown(cell: Any) -> str:
     return repr(cell)[:40] if isinstance(cell, (str, int, float)) else json_kind(cell)
 
 
+def read_turns(cell: Any) -> tuple[Message, ...] | None:
+    """Return the turns of a list of messages, or of a text that holds one as JSON; None if it is neither."""
+    try:
+        return _turns(cell, "messages")
+    except _FaultError:
+        return None
+
+
 def has_empty_answer(example: Example) -> bool:
     """Return whether an answer that would be learned holds no visible character."""
     if example.text is not None:
