@@ -69,17 +69,22 @@ def flags_of(surveyed: Surveyed, rows: Iterable[int]) -> dict[int, list[str]]:
 
 
 def show_rows(
-    examples: Mapping[int, Example], flags: Mapping[int, Sequence[str]], state_of: StateOf, masker: Masker | None
+    examples: Mapping[int, Example],
+    flags: Mapping[int, Sequence[str]],
+    state_of: StateOf,
+    masker: Masker | None,
+    *,
+    mask: str = "completion",
 ) -> list[dict[str, Any]]:
     """Return rows as pieces of text with 1 for learned and 0 for context; with a masker also their tokens.
 
-    Without one, turns are pieces and whole answers are marked, as a template would show them.
+    Without one, turns are pieces, and those are marked whole that the mask mode `mask` and their own flags select.
     """
     shown = []
     for row, example in sorted(examples.items()):
         place = example.place
         entry: dict[str, Any] = {"file": place.file, "line": place.line, "state": state_of(place)}
-        entry |= _encoded(example, masker) if masker else {"tokens": None, "learned": None, "pieces": _turns(example)}
+        entry |= _encoded(example, masker) if masker else _uncounted(_turns(example, mask))
         shown.append({**entry, "flags": list(flags.get(row, ()))})
     return shown
 
@@ -89,9 +94,13 @@ def _encoded(example: Example, masker: Masker) -> dict[str, Any]:
     try:
         row = masker.encode([example])[0]
     except TemplateError as error:
-        return {"tokens": None, "learned": None, "pieces": [*_turns(example), [f"\n{error}", 0]]}
+        return _uncounted([*_turns(example, masker.mask), [f"\n{error}", 0]])
     pieces = pieces_of(row.tokens, row.learned, masker.tokenizer)
     return {"tokens": len(row.tokens), "learned": int(row.learned.sum()), "pieces": pieces}
+
+
+def _uncounted(pieces: list[list[Any]]) -> dict[str, Any]:
+    return {"tokens": None, "learned": None, "pieces": pieces}
 
 
 def short_text(example: Example) -> str:
@@ -101,13 +110,15 @@ def short_text(example: Example) -> str:
     return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."
 
 
-def _turns(example: Example) -> list[list[Any]]:
-    """Return a row's turns in pieces."""
+def _turns(example: Example, mask: str) -> list[list[Any]]:
+    """Return a row's turns in pieces, 1 for those that a mask mode learns."""
     if example.text is not None:
         return [[example.text, 1]]
+    last = max((at for at, message in enumerate(example.messages) if message.role == "assistant"), default=-1)
     pieces: list[list[Any]] = []
-    for message in example.messages:
-        is_learned = message.train is not False and message.role == "assistant" and message.weight > 0
+    for at, message in enumerate(example.messages):
+        by_mode = message.role == "assistant" and (mask != "last" or at == last)
+        is_learned = mask == "all" or ((by_mode if message.train is None else message.train) and message.weight > 0)
         pieces += [[f"{'' if not pieces else chr(10)}{message.role}: ", 0], [_said(message), int(is_learned)]]
     return pieces
 

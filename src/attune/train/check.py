@@ -55,7 +55,8 @@ class Checked:
         numbers = spread_rows(surveyed, count) if count else choose_rows(surveyed)
         examples = fetch_examples(surveyed, numbers, self.config.data)
         masker = Masker(self.prepared.template, self.config.data.mask) if self.prepared else None
-        return show_rows(examples, flags_of(surveyed, numbers), self._state_of(), masker)
+        flags = flags_of(surveyed, numbers)
+        return show_rows(examples, flags, self._state_of(), masker, mask=self.config.data.mask)
 
     def with_texts(self) -> dict[str, Any]:
         """Return the document with the rows' own words where it names clusters and leaks, read again."""
@@ -174,6 +175,7 @@ def _prepare(config: Config, *, with_coverage: bool) -> tuple[Prepared | None, l
         return None, [Finding("T00", "template-fails", "error", 0, 0.0, str(error), "Use another data.template.")]
     except DataError as error:
         return None, [Finding("R00", "nothing-usable", "error", 0, 0.0, str(error), "")]
+    prepared.template.compiles = False  # what is rendered from here on is little: Jinja itself says what it shows
     check_vocabulary(base, prepared.largest_id)
     told = [one for one in _problems(prepared) if one.severity == "info"]
     return prepared, told
