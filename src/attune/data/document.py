@@ -12,6 +12,7 @@ from attune.data.prepare import Prepared
 from attune.data.survey import Surveyed
 
 BINS = 40
+MARKS = 2  # of a row among its words: where it begins and where its answer does
 MOST_CLUSTERS, MOST_LEAKS = 20, 200  # that the document names
 
 
@@ -37,7 +38,7 @@ def lengths_in_tokens(prepared: Prepared) -> dict[str, Any]:
 
 def lengths_in_words(surveyed: Surveyed) -> dict[str, Any]:
     """Return the lengths of the training rows in words; how many tokens that is only a tokenizer knows."""
-    words = np.diff(surveyed.store.words().starts)[surveyed.parts == "train"]
+    words = np.diff(surveyed.store.words().starts)[surveyed.parts == "train"] - MARKS
     return {"unit": "words", **_histogram(words), "limit": None, "over": None, "policies": []}
 
 
