@@ -83,7 +83,7 @@ def check(
         _write_files(checked, document, report=report, sarif=sarif)
         given = [*(["--config", config] if config else []), *context.args]
         end = _end_lines(document, given, has_model=bool(settings.model), report=report or "")
-        screen.finish(document, [] if json else [*_shown(checked, show), *end])
+        screen.finish(document, end, rows=() if json else _shown(checked, show))
     if not document["ok"]:
         raise typer.Exit(DataError.exit_code)
 

@@ -51,13 +51,17 @@ class Screen:
     ) -> None:
         self._open.close()
 
-    def finish(self, document: Any, lines: Iterable[str] = ()) -> None:
-        """Print the end: the document with --json, else the lines for people."""
+    def finish(self, document: Any, lines: Iterable[str] = (), *, rows: Iterable[str] = ()) -> None:
+        """Print the end: the document with --json, else the lines for people.
+
+        `rows` come before them as they are, colours and all: nothing else in them may be what a terminal obeys.
+        """
         from attune.record import json_text
         from attune.show.words import visible
 
         self.console.close()
         if self._rank != 0:
             return
-        self._stdout.write(json_text(document) if self._json else "".join(f"{visible(line)}\n" for line in lines))
+        said = (*rows, *(visible(line) for line in lines))
+        self._stdout.write(json_text(document) if self._json else "".join(f"{line}\n" for line in said))
         self._stdout.flush()

@@ -12,12 +12,15 @@ OPEN, CLOSE = "[[", "]]"  # around learned text where there are no colours
 
 
 def row_lines(rows: Sequence[Mapping[str, Any]], *, colours: bool) -> Iterator[str]:
-    """Yield each row under its place: learned text is coloured, or stands between [[ and ]]."""
+    """Yield each row under its place: learned text is coloured, or stands between [[ and ]].
+
+    What a terminal would obey in the rows is written out; the colours are the only control characters.
+    """
     before, after = (LEARNED, PLAIN) if colours else (OPEN, CLOSE)
     for row in rows:
         flags = f", {', '.join(row['flags'])}" if row["flags"] else ""
         tokens = "" if row["tokens"] is None else f", {count(row['learned'])} of {count(row['tokens'])} tokens learned"
-        yield f"{row['file']}:{row['line']} {row['state'].replace('_', ' ')}{tokens}{flags}"
+        yield visible(f"{row['file']}:{row['line']} {row['state'].replace('_', ' ')}{tokens}{flags}")
         yield from "".join(
             _marked(text, before, after, is_learned=bool(learned)) for text, learned in row["pieces"]
         ).split("\n")
