@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attune.config import Config
-from attune.config_file import dump_yaml, json_schema, load_config, parse_arguments, train_source
+from attune.config import Config, SourceConfig
+from attune.config_file import dump_yaml, json_schema, load_config, make_config, parse_arguments, train_source
 from attune.config_words import describe_kind, nearest_setting, setting_fields
 from attune.errors import ConfigError
 
@@ -257,3 +257,84 @@ def test_every_setting_can_be_described() -> None:
 def test_json_schema_knows_every_group() -> None:
     """Editors get the schema of the whole config."""
     assert set(json_schema()["properties"]) == set(Config.model_fields)
+
+
+A_LIST = ["a.jsonl", SourceConfig(path="more", weight=0.5, name="mine"), SourceConfig(path="hub:o/n")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "data:\n  train: [a.jsonl, {path: more, weight: 0.5, name: mine}, {path: 'hub:o/n'}]\n"),
+        (
+            "c.yaml",
+            "data:\n  train:\n  - a.jsonl\n  - path: more\n    weight: .5\n    name: mine\n  - path: hub:o/n\n",
+        ),
+        ("c.toml", '[data]\ntrain = ["a.jsonl", {path = "more", weight = 0.5, name = "mine"}, {path = "hub:o/n"}]\n'),
+        (
+            "c.json.yaml",
+            '{"data": {"train": ["a.jsonl", {"path": "more", "weight": 5e-1, "name": "mine"}, {"path": "hub:o/n"}]}}',
+        ),
+    ],
+)
+def test_sources_are_a_list(tmp_path: Path, name: str, text: str) -> None:
+    """Paths and {path, weight, name} stand in one list, in each way that YAML and TOML write one."""
+    assert load_config(written(tmp_path, text, name)).data.train == A_LIST
+
+
+def test_sources_from_python_and_back(tmp_path: Path) -> None:
+    """A list in Python gives the same config, which is written and read back as it is, names like numbers too."""
+    train = ["a.jsonl", {"path": "more", "weight": 0.5, "name": "mine"}, {"path": "hub:o/n"}]
+    config = load_config(None, (), {"data.train": train})
+    assert config.data.train == A_LIST
+    for odd in (config, load_config(None, (), {"data.train": ["1", {"path": "no", "weight": 3.0, "name": "2024"}]})):
+        assert load_config(written(tmp_path, dump_yaml(odd))) == odd
+        assert make_config(odd) == odd
+
+
+def test_names_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
+    """A folder called 2024 and a source called 7 are names, as they are outside of lists."""
+    config = load_config(written(tmp_path, "data:\n  train: [2024, {path: 2025, weight: 2, name: 7}]\n"))
+    assert config.data.train == ["2024", SourceConfig(path="2025", weight=2.0, name="7")]
+
+
+@pytest.mark.parametrize("words", [["--data.allow", "D05,D08"], ["data.allow=D05, D08"], ["--data.allow=D05,,D08,"]])
+def test_a_list_of_texts_on_the_command_line(words: list[str]) -> None:
+    """Commas part the items; blanks and empty items do not count."""
+    assert load_config(None, words).data.allow == ["D05", "D08"]
+
+
+@pytest.mark.parametrize("text", ["allow: D05,D08", "allow: [D05, D08]", "allow:\n  - D05\n  - 'D08'"])
+def test_a_list_of_texts_in_a_file(tmp_path: Path, text: str) -> None:
+    """A file may write a list as one, or as on the command line; a word replaces it."""
+    path = written(tmp_path, f"data:\n  {text}\n")
+    assert load_config(path).data.allow == ["D05", "D08"]
+    assert load_config(path, ["data.allow=secret"]).data.allow == ["secret"]
+
+
+def test_one_path_holds_commas_as_they_are(tmp_path: Path) -> None:
+    """data.train is a path or a list: text is never cut at its commas; several words on the command line are a list."""
+    assert load_config(None, ["data.train=a,b.jsonl"]).data.train == "a,b.jsonl"
+    assert load_config(written(tmp_path, "data:\n  train: a,b.jsonl\n")).data.train == "a,b.jsonl"
+    assert train_source(["a.jsonl", "b.jsonl"], None) == (None, {"data.train": ["a.jsonl", "b.jsonl"]})
+    with pytest.raises(ConfigError, match=r"a config file \(c\.yaml\) and other names are given"):
+        train_source(["a.jsonl", "c.yaml"], None)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("{path: b, weight: 0}", "weight of source 2 must be a number above 0, found 0"),
+        ("{path: b, weight: -.5}", "weight of source 2 must be a number above 0, found -0.5"),
+        ("{path: b, weight: heavy}", 'weight of source 2 must be a number above 0, found "heavy"'),
+        ('{path: b, weight: "2"}', 'weight of source 2 must be a number above 0, found "2"'),
+        ("{path: b, wieght: 2}", 'source 2 has an unknown key "wieght" - did you mean "weight"?'),
+        ("{path: b, zzz: 2}", 'source 2 has an unknown key "zzz" - a source has: path, weight, name'),
+        ("{weight: 2}", "source 2 has no path"),
+        ("[b, c]", "source 2 must be a path, or {path, weight, name}, found a list"),
+    ],
+)
+def test_faults_of_a_source(tmp_path: Path, item: str, said: str) -> None:
+    """What is wrong with one source of a list is told in one line, at the place of the list."""
+    text = fault(written(tmp_path, f"model: m\ndata:\n  train: [a.jsonl, {item}]\n"))
+    assert text == f"config.yaml:3:3 data.train: {said}"

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from attune.config import Config
+from attune.config import Config, SourceConfig
 from attune.config_text import Group, Text, read_tree, write_yaml
 from attune.config_words import (
     choices_of,
@@ -30,6 +30,7 @@ from attune.config_words import (
 from attune.errors import ConfigError
 
 CONFIG_SUFFIXES = (".yaml", ".yml", ".toml")
+SOURCE = SourceConfig.__name__  # as pydantic names it in the place of a fault
 MAX_PROBLEMS = 6  # lines of one message
 INTEGER = re.compile(r"[+-]?\d[\d_]*")
 NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -248,7 +249,8 @@ def _validate(settings: Mapping[str, Setting], problems: list[str]) -> Config | 
         return Config.model_validate(tree)
     except ValidationError as error:
         found: dict[str, str] = {}
-        for item in error.errors(include_url=False):
+        # of a list of sources the fault of one source says more than that the whole is no path
+        for item in sorted(error.errors(include_url=False), key=lambda item: SOURCE not in item["loc"]):
             name, text = _fault_of_value(item, settings)
             found.setdefault(name, text)
         problems.extend(found.values())
@@ -284,7 +286,7 @@ def _item(value: Any) -> Any:
     if isinstance(value, Group):
         return {
             key: float(item.text)
-            if isinstance(item, Text) and not item.quoted and NUMBER.fullmatch(item.text)
+            if key == "weight" and isinstance(item, Text) and not item.quoted and NUMBER.fullmatch(item.text)
             else _item(item)
             for key, (_, item) in value.entries.items()
         }
@@ -304,7 +306,27 @@ def _fault_of_value(item: Any, settings: Mapping[str, Setting]) -> tuple[str, st
     start = f"{setting.where} {name}" if ":" in setting.where else f"{setting.where}: {setting.spelling or name}"
     if own_text:
         return name, f"{start}: {own_text}"
+    if SOURCE in item["loc"]:
+        return name, f"{start}: {_fault_of_source(item)}"
     return name, f"{start} must be {describe_kind(name)}, found {_shown(setting.value)}{_hint(name, setting.value)}"
+
+
+def _fault_of_source(item: Any) -> str:
+    """Say what is wrong with one source of data.train."""
+    at = item["loc"].index(SOURCE)
+    number, key = item["loc"][at - 1] + 1, ".".join(map(str, item["loc"][at + 1 :]))
+    keys = tuple(SourceConfig.model_fields)
+    if item["type"] == "missing":
+        return f"source {number} has no {key}"
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, keys, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"a source has: {', '.join(keys)}"
+        return f'source {number} has an unknown key "{key}" - {hint}'
+    if not key:
+        return f"source {number} must be a path, or {{{', '.join(keys)}}}, found {_shown(item['input'])}"
+    kind = "a number above 0" if key == "weight" else "text"
+    found = f"{item['input']:g}" if isinstance(item["input"], float) else _shown(item["input"])
+    return f"{key} of source {number} must be {kind}, found {found}"
 
 
 def _hint(name: str, value: Any) -> str:
