@@ -13,7 +13,7 @@ from attune.data.findings import find_ignored_files, find_in_rows, find_reading,
 from attune.data.lint.catalog import Found
 from attune.data.lint.rows import RowOptions
 from attune.data.lint.thresholds import DEFAULT
-from attune.data.lint.verdict import soften, to_finding
+from attune.data.lint.verdict import soften, to_findings
 from attune.data.lint.waivers import Waivers
 from attune.data.reading.garbage import rare_collections
 from attune.data.reading.intake import Intake
@@ -59,12 +59,12 @@ def audit(config: Config, waivers: Waivers, *, with_coverage: bool = True) -> Au
     surveyed = survey.finish()
     found = [finding for file in files for finding in find_reading(file.intake)]
     found += find_ignored_files(config.data.train)
-    found += _long_rows(surveyed, config.data.max_length)
+    found += _long_rows(surveyed, config.data.max_length, waivers)
     findings = in_order([*(soften(one, waivers) for one in found), *find_in_rows(surveyed, waivers)])
     return Audit(tuple(files), surveyed, findings)
 
 
-def _long_rows(surveyed: Surveyed, max_length: int | str) -> list[Finding]:
+def _long_rows(surveyed: Surveyed, max_length: int | str, waivers: Waivers) -> list[Finding]:
     """Return D12 by an estimate from words: what the tokens are only a tokenizer can say."""
     limit = max_length if isinstance(max_length, int) else LONGEST_BY_DEFAULT
     words = np.diff(surveyed.store.words().starts)
@@ -74,11 +74,7 @@ def _long_rows(surveyed: Surveyed, max_length: int | str) -> list[Finding]:
     detail = f"an estimate, {TOKENS_PER_WORD} tokens a word against {limit} tokens; --model FOLDER counts them."
     texts = {row: f"about {int(words[row] * TOKENS_PER_WORD)} tokens" for row in rows[: DEFAULT.most_examples].tolist()}
     found = Found("truncation", rows.tolist(), texts, detail, "warning")
-    return [
-        to_finding(
-            found, rows.tolist(), surveyed.places.__getitem__, rows=surveyed.num_checked, most=DEFAULT.most_examples
-        )
-    ]
+    return to_findings([found], surveyed.places.__getitem__, surveyed.num_checked, waivers=waivers)
 
 
 def take_in(intake: Intake, part: Part, survey: Survey) -> None:
