@@ -17,7 +17,7 @@ from attune.data.encoding.mask import Masker
 from attune.data.encoding.template import ChatTemplate, ShapeMismatchError, open_template
 from attune.data.encoding.tokenizer import Tokenizer
 from attune.data.files import DataFile, list_files
-from attune.data.findings import find, refusal_text
+from attune.data.findings import find, find_ignored_files, in_order, refusal_text
 from attune.data.join import Joined, join_entries
 from attune.data.lint.rows import RowOptions
 from attune.data.lint.waivers import Waivers, open_waivers
@@ -162,7 +162,9 @@ class _Preparation:
             valid=valid,
             ledger=ledger,
             entries=entries,
-            findings=find(collections, self.template, surveyed, self.waivers),
+            findings=in_order(
+                [*find(collections, self.template, surveyed, self.waivers), *find_ignored_files(data.train)]
+            ),
             preview=preview_rows(train, self.template.tokenizer, entries),
             template=self.template,
             layouts={collection.intake.path: collection.intake.stated for collection in collections},
