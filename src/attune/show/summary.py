@@ -29,16 +29,21 @@ TEXT = 110  # characters of a question or answer
 
 
 def check_lines(
-    document: Mapping[str, Any], next_command: str, *, fix_command: str = "", report: str = ""
+    document: Mapping[str, Any],
+    next_command: str,
+    *,
+    fix_command: str = "",
+    report: str = "",
+    most: int = MAX_CHECK_LINES,
 ) -> Iterator[str]:
     """Yield what `attune check` found, worst first: rows, tokens, findings, and whether training could start.
 
     The last line is what to type next: `next_command` for good rows, else `fix_command` where a finding's advice names
-    --fix. `report` is the page that was written, if one was. At most MAX_CHECK_LINES lines.
+    --fix. `report` is the page that was written, if one was. At most `most` lines.
     """
     first, last = [*_amounts(document)], [*_outcome(document, next_command, fix_command, report=report)]
     yield from first
-    yield from _finding_lines(document["findings"], MAX_CHECK_LINES - len(first) - len(last))
+    yield from _finding_lines(document["findings"], most - len(first) - len(last))
     yield from last
 
 
