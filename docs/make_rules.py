@@ -81,7 +81,7 @@ OTHERS = (
     ("T06", "double-begin-token", "warning", "A row begins with two begin tokens."),
     ("T07", "terminator-not-learned", "error", "An answer has no end token that could be learned."),
     ("T08", "prompt-not-a-prefix", "warning", "What the model is asked at inference is not how a training row begins."),
-    ("T09", "no-system-role", "warning", "The template leaves out system prompts; an info where it refuses them."),
+    ("T09", "no-system-role", "info", "The template shows no system prompts: rows that have one are refused."),
     ("T10", "no-tools", "info", "The template does not show tool definitions, and rows have some."),
 )
 
