@@ -67,7 +67,7 @@ def audit(config: Config, waivers: Waivers, *, with_coverage: bool = True) -> Au
 def _long_rows(surveyed: Surveyed, max_length: int | str, waivers: Waivers) -> list[Finding]:
     """Return D12 by an estimate from words: what the tokens are only a tokenizer can say."""
     limit = max_length if isinstance(max_length, int) else LONGEST_BY_DEFAULT
-    words = np.diff(surveyed.store.words().starts)
+    words = np.diff(surveyed.store.words().starts) - 2  # without the marks of row and answer
     rows = np.flatnonzero((words * TOKENS_PER_WORD > limit) & (surveyed.parts == "train"))
     if not len(rows):
         return []

@@ -231,7 +231,7 @@ class Collection:
             np.concatenate(self._tokens) if self._tokens else np.zeros(0, np.int32),
             np.concatenate(self._learned) if self._learned else np.zeros(0, bool),
             np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(self._lengths, dtype=np.int64))]),
-            Places((self.intake.path,), np.zeros(len(rows), np.int16), lines, offsets),
+            Places((self.intake.path,), np.zeros(len(rows), np.int32), lines, offsets),
             tuple(self._sources),
             self._all_weights(),
         )

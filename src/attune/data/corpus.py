@@ -16,10 +16,10 @@ STATES: tuple[RowState, ...] = ("used", "cut", "dropped", "duplicate", "held_out
 
 
 class Places(Sequence[Place]):
-    """The places of many rows, 18 bytes each; a Place is made when it is asked for."""
+    """The places of many rows, 20 bytes each; a Place is made when it is asked for."""
 
     def __init__(
-        self, files: Sequence[str], numbers: NDArray[np.int16], lines: NDArray[np.int64], offsets: NDArray[np.int64]
+        self, files: Sequence[str], numbers: NDArray[np.int32], lines: NDArray[np.int64], offsets: NDArray[np.int64]
     ) -> None:
         self.files, self.numbers, self.lines, self.offsets = tuple(files), numbers, lines, offsets
 
@@ -30,7 +30,7 @@ class Places(Sequence[Place]):
         count = len(places)
         return cls(
             tuple(files),
-            np.fromiter((files[place.file] for place in places), np.int16, count),
+            np.fromiter((files[place.file] for place in places), np.int32, count),
             np.fromiter((place.line for place in places), np.int64, count),
             np.fromiter((place.offset for place in places), np.int64, count),
         )

@@ -83,7 +83,7 @@ def join_places(parts: Sequence[Places]) -> Places:
     files: list[str] = []
     numbers = []
     for part in parts:
-        numbers.append(part.numbers + np.int16(len(files)))
+        numbers.append(part.numbers + np.int32(len(files)))
         files += part.files
     return Places(
         files,
@@ -103,5 +103,5 @@ def join_entries(collections: Sequence[Collection]) -> Entries:
         states.append(np.array(fates.states, dtype=np.int8))
         reasons.append(table[np.array(fates.reasons, dtype=np.int16)])
         lines, offsets = np.array(fates.lines, dtype=np.int64), np.array(fates.offsets, dtype=np.int64)
-        places.append(Places((collection.intake.path,), np.zeros(len(lines), np.int16), lines, offsets))
+        places.append(Places((collection.intake.path,), np.zeros(len(lines), np.int32), lines, offsets))
     return Entries(join_places(places), np.concatenate(states), np.concatenate(reasons), words)

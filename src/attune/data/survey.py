@@ -64,7 +64,7 @@ class Survey:
         self.openers, self.refusals, self.coverage = Openers(limits), Refusals(limits), Coverage(limits)
         self.pile_up = PileUp(limits)
         self._files: dict[str, int] = {}
-        self._numbers, self._lines, self._offsets = array("h"), array("q"), array("q")
+        self._numbers, self._lines, self._offsets = array("i"), array("q"), array("q")
         self._parts = array("b")
         self._dialogues = 0  # rows that are no plain text
         self._by_rule: dict[str, tuple[array[int], dict[int, str]]] = {}
@@ -94,7 +94,7 @@ class Survey:
         files = tuple(self._files) or ("",)
         places = Places(
             files,
-            np.array(self._numbers, dtype=np.int16),
+            np.array(self._numbers, dtype=np.int32),
             np.array(self._lines, dtype=np.int64),
             np.array(self._offsets, dtype=np.int64),
         )
