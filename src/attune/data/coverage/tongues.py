@@ -239,9 +239,7 @@ class LanguageModel:
     """py3langid's naive Bayes model of 140 languages: half a second to load, 0.2 ms for a text."""
 
     def __init__(self) -> None:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-        self._identifier: Any = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self._identifier: Any = _identifier()
 
     def judge(self, text: str) -> tuple[str, float]:
         """Return the likeliest language of a text and its probability."""
@@ -249,3 +247,11 @@ class LanguageModel:
             text = f"{text[:_FULL]} {text[-_FULL:]}"
         language, probability = self._identifier.classify(text)
         return str(language), float(probability)
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> Any:
+    """Return the model, loaded once in a process: it never changes."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
