@@ -23,7 +23,10 @@ SEVERITIES = """
 Milder than in the table are
 
 - `split-leak`, a warning up to 1 % of the held-out rows (short near-duplicates, which may be chance, do not count),
-- `conflict`, a warning up to 5 % of the training rows,
+- `template-in-content`, a warning below three rows or 0.5 % of them: a row or two speak about markup,
+- `placeholder`, a warning in plain text, where a slot is part of the text,
+- `conflict`, an error only where more than 5 % of the training rows contradict others with a label that at least five
+  rows have; answers that nobody else gives may all be meant,
 - `opener-concentration`, an error only for an empty opener (Sure, Certainly, I'm sorry, ...) of more than 20 % of the
   answers that have one, else a warning,
 - `truncation`, a warning where more than 0.5 % of the learned tokens are lost, else an info; `no-stop`, a warning:
