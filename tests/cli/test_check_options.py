@@ -4,49 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import attune
 from attune.bundled import tickets_folder
 from attune.cli.main import main
-from tests.tiny import write_model_folder, write_rows
+from tests.cli.checking import CUT, add, once, severities
+from tests.tiny import write_rows
 
 KEYS = {"rows", "ok", "ledger", "tokens", "findings", "files", "lengths", "coverage", "duplicates", "leaks", "template"}
 KEYS |= {"allowed", "mismatch"}
-CUT = {"prompt": "Who are you?", "completion": "I am {{name}}, and I was made by {{author}}."}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model folder."""
-    return write_model_folder(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    """Forty good rows."""
-    return write_rows(tmp_path / "rows.jsonl", 40)
-
-
-def add(path: Path, *rows: dict[str, Any]) -> None:
-    """Append rows to a file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def once(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
-    """Run attune check with --json: its exit code, and the one document on stdout."""
-    capsys.readouterr()
-    code = main(["check", *words, "--json"])
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return code, document
-
-
-def severities(document: dict[str, Any]) -> dict[str, str]:
-    """What was found: name -> severity."""
-    return {finding["name"]: finding["severity"] for finding in document["findings"]}
 
 
 @pytest.mark.parametrize("with_model", [False, True])
