@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,16 @@ def wait_until(page: Any, expression: str) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(20)
+
+
+def assert_structured(page: Any) -> None:
+    """One main part, one top heading, no skipped level, a name for each chart, a target for each link."""
+    assert page.get_by_role("main").count() == page.get_by_role("navigation").count() == 1
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((one) => Number(one.tagName[1]))")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    for plot in page.locator("[data-chart]").all():
+        assert len(plot.get_attribute("aria-label")) > 20
+    for link in page.locator("nav a").all():
+        assert page.locator(link.get_attribute("href")).count() == 1

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attune.show.report import write_report
-from tests.show.pages import CHROMIUM, Opened, open_page, wait_until
+from tests.show.pages import CHROMIUM, Opened, assert_structured, open_page, wait_until
 from tests.show.run_folder import EVALUATION, HOSTILE, STEPS, write_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
@@ -196,14 +195,6 @@ def test_injected_script_is_refused(reports: dict[str, Path], browser: Any) -> N
 def test_readable_by_structure(plain: Opened) -> None:
     """Landmarks, one top heading, no skipped level, a name for each chart, table and control."""
     page = plain.page
-    assert page.get_by_role("main").count() == page.get_by_role("navigation").count() == 1
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((one) => Number(one.tagName[1]))")
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in pairwise(levels))
-    for plot in page.locator("[data-chart]").all():
-        assert len(plot.get_attribute("aria-label")) > 20
-    for link in page.locator("nav a").all():
-        assert page.locator(link.get_attribute("href")).count() == 1
+    assert_structured(page)
     page.locator("summary", has_text="Loss as a table").click()
     assert page.get_by_role("table").filter(has_text="4.871").first.is_visible()

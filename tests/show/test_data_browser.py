@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from attune.show.data_report import write_data_report
 from tests.show.check_document import make_document, make_hostile
-from tests.show.pages import CHROMIUM, Opened, open_page
+from tests.show.pages import CHROMIUM, Opened, assert_structured, open_page
 from tests.show.run_folder import HOSTILE
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
@@ -108,12 +107,4 @@ def test_hostile_rows_do_nothing(reports: dict[str, Path], browser: Any) -> None
 def test_readable_by_structure(plain: Opened) -> None:
     """Landmarks, one top heading, no skipped level, a name for each chart, a target for each link."""
     page = plain.page
-    assert page.get_by_role("main").count() == page.get_by_role("navigation").count() == 1
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((one) => Number(one.tagName[1]))")
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in pairwise(levels))
-    for plot in page.locator("[data-chart]").all():
-        assert len(plot.get_attribute("aria-label")) > 20
-    for link in page.locator("nav a").all():
-        assert page.locator(link.get_attribute("href")).count() == 1
+    assert_structured(page)
