@@ -46,13 +46,16 @@ class DataConfig(Section):
     duplicates: Literal["keep", "drop"] = Field(default="keep", description="What happens to rows that repeat an earlier one in every word: keep trains them again, drop does not.")
     test: list[str] = Field(default_factory=list, description="Files of test sets and benchmarks that training rows must not repeat; never trained on.")
     answer_schema: str = Field(default="", description="File with a JSON Schema that every answer must meet.")
+    share_prefixes: Auto | bool = Field(default="auto", description="Compute the beginning that rows of one step have in common once; never changes the result. auto: where it saves tokens and dropout is off.")
+    cache: str = Field(default="auto", description="Folder in which prepared tokens are kept between runs, by content; auto: attune in the user's cache folder; off: nothing is kept.")
+    workers: Positive | Auto = Field(default="auto", description="Processes that prepare the rows; auto: by the number of processors and rows.")
     max_row_bytes: Positive = Field(default=16 * 1024 * 1024, description="Largest row in bytes; longer ones are bad rows.")
 
 
 class AdapterConfig(Section):
     """Which weights change."""
 
-    kind: Literal["full", "lora"] = Field(default="full", description="full: all weights; lora: small matrices beside frozen weights.")
+    kind: Literal["full", "lora", "qlora"] = Field(default="full", description="full: all weights; lora: small matrices beside frozen weights; qlora: the same beside frozen weights of 4 bits (NF4).")
     rank: Positive = Field(default=16, description="Rank of the LoRA matrices.")
     alpha: PositiveFloat = Field(default=32.0, description="LoRA scale: updates are multiplied by alpha / rank.")
     dropout: Share = Field(default=0.0, description="Dropout on the input of the LoRA matrices.")
@@ -72,8 +75,17 @@ class TrainConfig(Section):
     warmup: NonNegative = Field(default=0.05, description="Warm-up: below 1 a share of all steps, else a number of steps.")
     weight_decay: NonNegative = Field(default=0.0, description="Decoupled weight decay, on matrices only.")
     clip: PositiveFloat = Field(default=1.0, description="Largest gradient norm; longer gradients are scaled down.")
-    optimizer: Literal["adamw"] = Field(default="adamw", description="Optimizer: adamw (fused).")
-    compile: bool = Field(default=False, description="Compile the model's layers with torch.compile: faster after a start of up to a minute; needs a C++ compiler.")
+    loss: Literal["nll", "dft"] = Field(default="nll", description="nll: negative log-likelihood; dft: each token's loss times its own probability, held constant (dynamic fine-tuning).")
+    label_smoothing: Share = Field(default=0.0, description="Share of each target that is spread evenly over the vocabulary.")
+    z_loss: NonNegative = Field(default=0.0, description="Weight of the squared logarithm of the softmax's denominator, which keeps logits small.")
+    optimizer: Literal["adamw", "adamw_8bit", "muon"] = Field(default="adamw", description="adamw: float32 moments; adamw_8bit: moments in 8 bits, by blocks; muon: orthogonalised momentum for matrices, adamw for the rest.")
+    rounding: Literal["master", "stochastic"] = Field(default="master", description="How bfloat16 weights keep small updates: master (16 more bits beside each weight, exactly float32) or stochastic rounding.")
+    gradient_release: bool = Field(default=False, description="Update each weight as soon as its gradient is known and free it; needs one micro-batch a step and does not clip.")
+    checkpointing: Auto | Literal["none", "full"] | Annotated[int, Field(ge=0)] = Field(default="auto", description="Layers whose activations are computed again in the backward pass instead of stored: none, full, or a number of layers; auto: none, unless `attune plan` finds that they do not fit.")
+    offload: bool = Field(default=False, description="Keep what checkpointed layers store in host memory.")
+    kernels: Literal["auto", "fused", "plain"] = Field(default="auto", description="fused: attune's own layers and loss kernels; plain: those of transformers and torch; auto: fused on cuda where they are proven equal.")
+    fp8: bool = Field(default=False, description="Multiply in 8-bit floats: the frozen weights under LoRA, or all linear layers; needs a GPU with 8-bit matrix units.")
+    compile: Auto | bool = Field(default="auto", description="Compile the model's layers with torch.compile: faster after a start of up to a minute; needs a C++ compiler. auto: on cuda in runs of over 200 steps whose layers have no fused form.")
     beta1: Share = Field(default=0.9, description="AdamW: decay of the mean of gradients.")
     beta2: Share = Field(default=0.95, description="AdamW: decay of the mean of squared gradients.")
 
@@ -112,7 +124,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of everything random: order, split, dropout, adapter start.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute; auto: cuda if there is one.")
     precision: Literal["auto", "float32", "bfloat16", "float64", "mixed"] = Field(default="auto", description="Number format; mixed: float32 weights, bfloat16 arithmetic. auto: float32 on cpu; on cuda mixed for full, bfloat16 for lora.")
-    attention: Literal["auto", "exact", "varlen"] = Field(default="auto", description="Attention: exact (any device), varlen (cuda, 16-bit); auto: varlen where it runs.")
+    attention: Literal["auto", "exact", "varlen", "flash4"] = Field(default="auto", description="Attention: exact (any device), varlen (cuda, 16-bit), flash4 (the same with the extra flash); auto: the fastest that runs.")
     trust_remote_code: bool = Field(default=False, description="Let the model run Python code of its own. Only for sources you trust.")
     data: DataConfig = Field(default_factory=DataConfig)
     adapter: AdapterConfig = Field(default_factory=AdapterConfig)

@@ -90,9 +90,14 @@ class Batch:
     max_q: int
     max_kv: int
     lengths: tuple[int, ...]  # of each document, on the host: no device sync is needed to plan attention
-    rows: tuple[int, ...]  # which row of the corpus each document is
+    rows: tuple[int, ...]  # the rows of the corpus in it
     weights: torch.Tensor | None = None  # float32 [T], the loss weight of each position
-    kv_index: torch.Tensor | None = None  # int64 [sum of key lengths]
+    kv_index: torch.Tensor | None = None  # int64 [K], K the sum of key lengths
+    kv_order: torch.Tensor | None = None  # int64 [K], places of the gathered sequence sorted by the token they hold
+    kv_starts: torch.Tensor | None = None  # int32 [T + 1], token t is held at kv_order[kv_starts[t]:kv_starts[t + 1]]
+    kv_lengths: tuple[int, ...] | None = None  # keys of each document, on the host; None: as `lengths`
+    row_tokens: int = 0  # tokens of its rows, counted before beginnings were shared
+    learned_tokens: int = 0  # learned tokens of its rows, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +113,11 @@ class StepRecord:
     train_flos: float  # floating point operations so far, cumulative
     grad_norm: float  # before clipping
     learned_tokens: int  # of this step
-    tokens: int  # positions computed in this step
+    tokens: int  # tokens of its rows
     tokens_per_s: float
     memory_gb: float  # peak since the start of the run
     mfu: float | None = None  # share of the device's peak; None where the peak is not known
+    computed_tokens: int = 0  # positions computed: fewer than `tokens` where rows share a beginning
 
 
 @dataclass(frozen=True, slots=True)
