@@ -1,0 +1,109 @@
+"""Root-mean-square norm: one pass forward, one pass backward that adds the residual's gradient on the way."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attune.model.kernels import runs
+
+_PROGRAMS = 1024  # of the backward kernel; each sums the weight's gradient over its rows
+
+
+def rms_norm(x: Tensor, weight: Tensor, *, eps: float, dtype: torch.dtype) -> Tensor:
+    """Return weight * x / sqrt(mean(x^2) + eps) in `dtype`; x [T, H], weight [H]. Computed in float32 or better.
+
+    Source: Zhang and Sennrich 2019, arXiv 1910.07467.
+    """
+    if not runs(x):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        return (wide * scale * weight).to(dtype)
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    rows, width = x.shape
+    block, warps = _shape(width)
+    _kernels()["forward"][(rows,)](x, weight, out, x.stride(0), width, eps, BLOCK=block, num_warps=warps)
+    return out
+
+
+def rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, *, eps: float, add: Tensor | None, needs_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of x (plus `add` [T, H], the gradient that reaches x past the norm) and of the weight.
+
+    grad [T, H]; the first is in x's type, the second, None unless asked for, in the weight's.
+    """
+    if not runs(x):
+        wide = torch.promote_types(x.dtype, torch.float32)
+        values, upper = x.to(wide), grad.to(wide)
+        scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)
+        normed, scaled = values * scale, upper * weight
+        dx = scale * (scaled - normed * (scaled * normed).mean(-1, keepdim=True))
+        dx = dx if add is None else dx + add
+        return dx.to(x.dtype), (upper * normed).sum(0).to(weight.dtype) if needs_weight else None
+    rows, width = x.shape
+    block, warps = _shape(width)
+    programs = min(rows, _PROGRAMS) if needs_weight else rows
+    dx = torch.empty_like(x)
+    parts = torch.empty((programs, width), dtype=torch.float32, device=x.device) if needs_weight else dx
+    _kernels()["backward"][(programs,)](
+        grad, x, weight, x if add is None else add, dx, parts, rows, width, eps,
+        HAS_ADD=add is not None, NEEDS_WEIGHT=needs_weight, BLOCK=block, num_warps=warps,
+    )  # fmt: skip
+    return dx, parts.sum(0).to(weight.dtype) if needs_weight else None
+
+
+def _shape(width: int) -> tuple[int, int]:
+    """Return the block that holds a row, and the warps that work on it."""
+    block = 1 << (width - 1).bit_length()
+    return block, min(max(block // 512, 1), 16)
+
+
+@cache
+def _kernels() -> dict[str, Any]:
+    """Compile-on-first-use kernels; Triton is imported only where they run."""
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def forward(x, weight, out, stride, width, eps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803, ANN001, ANN202
+        row = tl.program_id(0).to(tl.int64)
+        column = tl.arange(0, BLOCK)
+        inside = column < width
+        values = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
+        scale = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / width + eps)
+        gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + row * width + column, (values * scale * gain).to(out.dtype.element_ty), mask=inside)
+
+    @triton.jit(do_not_specialize=["rows"])
+    def backward(  # type: ignore[no-untyped-def] # noqa: ANN202
+        grad, x, weight, add, dx, parts, rows, width, eps,  # noqa: ANN001
+        HAS_ADD: tl.constexpr, NEEDS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+    ):  # fmt: skip
+        program = tl.program_id(0).to(tl.int64)
+        step = tl.num_programs(0)
+        column = tl.arange(0, BLOCK)
+        inside = column < width
+        gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+        total = tl.zeros([BLOCK], dtype=tl.float32)
+        for number in range((rows - program + step - 1) // step):
+            place = (program + number * step) * width + column
+            values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+            upper = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+            scale = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / width + eps)
+            normed = values * scale
+            scaled = upper * gain
+            mean = tl.sum(scaled * normed, axis=0) / width
+            result = scale * (scaled - normed * mean)
+            if HAS_ADD:
+                result += tl.load(add + place, mask=inside, other=0.0).to(tl.float32)
+            tl.store(dx + place, result.to(dx.dtype.element_ty), mask=inside)
+            if NEEDS_WEIGHT:
+                total += upper * normed
+        if NEEDS_WEIGHT:
+            tl.store(parts + program * width + column, total, mask=inside)
+
+    return {"forward": forward, "backward": backward}
