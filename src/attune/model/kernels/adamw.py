@@ -1,0 +1,131 @@
+"""One AdamW update in one pass: clip factor, moments, master copy and the 16-bit weight; and its twin in plain torch.
+
+A bfloat16 weight keeps small updates in one of two ways. `low`: 16 more bits beside each weight make it exactly a
+float32 (weight bits * 2^16 + low, as integers). Stochastic rounding: up or down at random, right on average, by noise
+that is a function of seed, step and place, so nothing is stored and a resumed run draws the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+BLOCK = 256  # values of an 8-bit moment that share a scale
+_MASK = 0xFFFFFFFF
+_GOLDEN = 0x9E3779B9
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What all weights of one update have in common. `lr` is the rate of this step."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One weight with its gradient and state; all tensors but the scales have the weight's shape.
+
+    step: float32 scalar, the number of this update. exp_avg, exp_avg_sq: moments, float32 (float64 for a float64
+    weight), or int8 and uint8 with float32 scales [ceil(n / 256)]. low: int16, the lower half of a bfloat16 weight, or
+    None. seed: of the noise of stochastic rounding.
+    """
+
+    weight: Tensor
+    grad: Tensor
+    step: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    exp_avg_scale: Tensor | None
+    exp_avg_sq_scale: Tensor | None
+    low: Tensor | None
+    seed: int
+
+
+def update_twin(slots: Sequence[Slot], numbers: Numbers, *, factor: Tensor | None, finite: Tensor | None) -> None:
+    """Update weights and state in place with gradients times `factor`; nothing at all where `finite` is false.
+
+    Plain torch, weight by weight, in float32 or better: what the kernel must equal. Reads `finite` on the host.
+    Source: Loshchilov and Hutter, arXiv 1711.05101.
+    """
+    if finite is not None and not bool(finite):
+        return
+    for slot in slots:
+        wide = torch.promote_types(slot.weight.dtype, torch.float32)
+        weight = widen(slot.weight, slot.low)
+        grad = slot.grad.to(wide) if factor is None else slot.grad.to(wide) * factor.to(wide)
+        step = slot.step - 1  # torch counts for itself
+        mean, square = read_moments(slot)
+        adamw(
+            [weight], [grad], [mean], [square], [], [step],
+            fused=True, amsgrad=False, maximize=False, lr=numbers.lr, beta1=numbers.beta1, beta2=numbers.beta2,
+            eps=numbers.eps, weight_decay=numbers.weight_decay,
+        )  # fmt: skip
+        _write(slot, weight)
+
+
+def widen(weight: Tensor, low: Tensor | None) -> Tensor:
+    """Return a weight in the precision it is updated in: exactly float32 for bfloat16 with its lower half.
+
+    A float32 or float64 weight is returned itself, not copied.
+    """
+    if weight.dtype != torch.bfloat16:
+        return weight
+    if low is None:
+        return weight.float()
+    return ((weight.view(torch.int16).to(torch.int32) << 16) + low).view(torch.float32)
+
+
+def split(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 values as the nearest bfloat16 (ties away from zero: so the rest fits) and the rest, int16."""
+    bits = values.view(torch.int32)
+    high = (bits + 0x8000) >> 16
+    return high.to(torch.int16).view(torch.bfloat16), (bits - (high << 16)).to(torch.int16)
+
+
+def round_at_random(values: Tensor, noise: Tensor) -> Tensor:
+    """Return float32 values as one of their two bfloat16 neighbours, the nearer more often; noise: int64 bits."""
+    bits = values.view(torch.int32) + (noise & 0xFFFF).to(torch.int32)
+    return (bits >> 16).to(torch.int16).view(torch.bfloat16)
+
+
+def draw_bits(like: Tensor, *, seed: int, step: Tensor) -> Tensor:
+    """Return 32 random bits for each value of `like`, int64: a function of seed, step and place alone."""
+    place = torch.arange(like.numel(), device=like.device).reshape(like.shape) & _MASK
+    key = mix_bits((seed ^ (step.to(torch.int64) * _GOLDEN)) & _MASK)
+    return mix_bits((mix_bits(place ^ key) + seed) & _MASK)
+
+
+def mix_bits(x: Tensor) -> Tensor:
+    """Return 32-bit integers (in int64) scrambled, one to one; Source: Wellons 2018, hash `lowbias32`."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & _MASK
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B) & _MASK
+    return x ^ (x >> 16)
+
+
+def read_moments(slot: Slot) -> tuple[Tensor, Tensor]:
+    """Return both moments in the precision they are updated in."""
+    return slot.exp_avg, slot.exp_avg_sq
+
+
+def _write(slot: Slot, weight: Tensor) -> None:
+    """Put the updated values back where they are kept."""
+    if slot.weight.dtype != torch.bfloat16:
+        return
+    if slot.low is None:
+        noise = draw_bits(weight, seed=slot.seed, step=slot.step)
+        slot.weight.copy_(round_at_random(weight, noise))
+        return
+    high, low = split(weight)
+    slot.weight.copy_(high)
+    slot.low.copy_(low)
