@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from attune.errors import ModelError
-from attune.model.attention import BLOCK, AttentionChoice, attention_of, choose_attention, documents_of, set_attention
+from attune.model.attention import AttentionChoice, attention_of, choose_attention, documents_of, set_attention
+from attune.model.exact import BLOCK
 from attune.model.loss import loss_sums, token_losses
 from tests.tiny import CONFIGS, flat_batch, make_model, make_rows
 

@@ -7,26 +7,53 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from attune.errors import ModelError
+from attune.model import flash
+from attune.model.exact import attend_exactly
+from attune.model.flash import FLASH4, VARLEN
 from attune.types import Batch
 
-EXACT, VARLEN, PER_ROW = "exact", "varlen", "per_row"
-BLOCK = 128  # queries of a long document computed at once on a CPU, so that few keys ahead of them are computed
+EXACT, PER_ROW = "exact", "per_row"
 _PREFIX = "attune_"  # the names under which transformers knows our functions
 
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """Where each document of a flat batch lies: `offsets` int32 [D + 1] on the device, `lengths` on the host."""
+    """Where each document of a flat batch lies: offsets int32 [D + 1] on the device, lengths on the host.
+
+    Document d asks with tokens offsets[d]:offsets[d + 1]; its keys are kv_offsets[d]:kv_offsets[d + 1] of the tokens
+    that kv_index [K] names, or of the tokens themselves where it is None. kv_order and kv_starts invert kv_index.
+    The longest are bounds, rounded up, so that few different ones come up in a run.
+    """
 
     offsets: Tensor
     lengths: tuple[int, ...]
     longest: int
+    kv_offsets: Tensor
+    kv_lengths: tuple[int, ...]
+    longest_keys: int
+    kv_index: Tensor | None = None
+    kv_order: Tensor | None = None
+    kv_starts: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """What the backward of `attend` needs: its inputs, its output, and how it was called. lse: None for exact."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    lse: Tensor | None
+    documents: Documents
+    scale: float
+    window: int | None
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +66,30 @@ class AttentionChoice:
 
 def documents_of(batch: Batch) -> Documents:
     """Return the document plan of `batch`, as the attention functions take it."""
-    return Documents(batch.q_offsets, batch.lengths, batch.max_q)
+    return Documents(
+        batch.q_offsets,
+        batch.lengths,
+        _rounded_up(batch.max_q),
+        batch.kv_offsets,
+        batch.lengths if batch.kv_lengths is None else batch.kv_lengths,
+        _rounded_up(batch.max_kv),
+        kv_index=batch.kv_index,
+        kv_order=batch.kv_order,
+        kv_starts=batch.kv_starts,
+    )
+
+
+def _rounded_up(length: int) -> int:
+    """Return the next of 64, 96, 128, 192, 256, ...: a kernel's empty blocks cost less than being compiled anew.
+
+    Never 1: FlashAttention-2 takes another path for single queries, which mixes up grouped heads with windows.
+    """
+    power = 64
+    while power < length:
+        if length <= power + power // 2:
+            return power + power // 2
+        power *= 2
+    return power
 
 
 def choose_attention(
@@ -89,6 +139,7 @@ def attention_of(model: PreTrainedModel) -> str:
     return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else PER_ROW
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # documents differ from batch to batch: compiled code would be made anew for each
 def exact_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
@@ -99,97 +150,137 @@ def exact_attention(
     logits.
     """
     documents = _documents(options)
-    window, cap = options.get("sliding_window"), options.get("softcap")
-    dropout, scale = options.get("dropout", 0.0), options.get("scaling")
-    parts = []
-    for q, k, v in zip(*(part.split(documents.lengths, dim=2) for part in (query, key, value)), strict=True):
-        windowed = window is not None and q.shape[2] > window
-        if cap is not None or windowed:
-            parts.append(_written_out(q, k, v, window=window, cap=cap, dropout=dropout, scale=scale))
-        elif q.device.type == "cpu" and q.shape[2] > BLOCK + BLOCK // 4:
-            parts.append(_in_blocks(q, k, v, dropout=dropout, scale=scale))
-        else:
-            grouped = q.shape[1] != k.shape[1]
-            parts.append(
-                F.scaled_dot_product_attention(
-                    q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=grouped
-                )
-            )
-    return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-def _in_blocks(q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float | None) -> Tensor:
-    """Causal attention of one long document, BLOCK queries at a time over the keys up to them.
-
-    That is half the work of all pairs, and torch's CPU kernel computes nearly all pairs of a causal document; measured
-    1.3 to 1.5 times faster this way at 500 tokens.
-    """
-    length = q.shape[2]
-    row, column = torch.arange(BLOCK, device=q.device)[:, None], torch.arange(-length, BLOCK, device=q.device)[None, :]
-    band = torch.zeros(BLOCK, length + BLOCK, dtype=q.dtype, device=q.device).masked_fill_(column > row, float("-inf"))
-    parts = []
-    for first, queries in zip(range(0, length, BLOCK), q.split(BLOCK, dim=2), strict=True):
-        last = first + queries.shape[2]
-        # key c is hidden from query r if c > first + r
-        mask = band[: queries.shape[2], length - first : length - first + last]
-        parts.append(
-            F.scaled_dot_product_attention(
-                queries,
-                k[:, :, :last],
-                v[:, :, :last],
-                attn_mask=mask,
-                dropout_p=dropout,
-                scale=scale,
-                enable_gqa=q.shape[1] != k.shape[1],
-            )
-        )
-    return torch.cat(parts, dim=2)
-
-
-def _written_out(
-    q: Tensor, k: Tensor, v: Tensor, *, window: int | None, cap: float | None, dropout: float, scale: float | None
-) -> Tensor:
-    """Attention with every step visible, for what the fused function cannot do (windows, capped logits)."""
-    length, groups = q.shape[2], q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = q @ k.transpose(-1, -2) * (scale if scale is not None else q.shape[-1] ** -0.5)
-    if cap is not None:
-        scores = torch.tanh(scores / cap) * cap
-    place = torch.arange(length, device=q.device)
-    distance = place[:, None] - place[None, :]
-    hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
-    shares = torch.softmax(
-        scores.masked_fill(hidden, float("-inf")), dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)
+    out = attend_exactly(
+        query,
+        *(gather_keys(part[0].transpose(0, 1), documents).transpose(0, 1)[None] for part in (key, value)),
+        lengths=documents.lengths,
+        key_lengths=documents.kv_lengths,
+        scale=options.get("scaling"),
+        window=options.get("sliding_window"),
+        cap=options.get("softcap"),
+        dropout=options.get("dropout", 0.0),
     )
-    return F.dropout(shares.to(q.dtype), dropout) @ v
+    return out.transpose(1, 2), None
 
 
 def varlen_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Return the same as `exact_attention` from torch's varlen_attn kernel (CUDA, 16 bits): one launch for all."""
-    from torch.nn.attention.varlen import varlen_attn  # absent from CPU-only uses of older torch
+    """Return the same as `exact_attention` from torch's FlashAttention-2 (CUDA, 16 bits): one launch for all."""
+    return _flash_attention(VARLEN, query, (key, value), options), None
 
+
+def flash4_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Return the same from FlashAttention-4 (CUDA from compute capability 9, 16 bits)."""
+    return _flash_attention(FLASH4, query, (key, value), options), None
+
+
+def _flash_attention(name: str, query: Tensor, keys: tuple[Tensor, Tensor], options: dict[str, Any]) -> Tensor:
+    """Return attention [1, T, heads, head_dim] of a flash kernel, from inputs as transformers lays them."""
     documents = _documents(options)
-    window = options.get("sliding_window")
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
-    q, k, v = (part[0].transpose(0, 1).to(dtype) for part in (query, key, value))
-    if q.shape[1] != k.shape[1]:
-        groups = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    out = varlen_attn(
+    q, k, v = (part[0].transpose(0, 1).to(dtype) for part in (query, *keys))
+    scale = options.get("scaling")
+    out, _ = flash.flash_attend(
         q,
         k,
         v,
         documents.offsets,
-        documents.offsets,
+        documents.kv_offsets,
         documents.longest,
-        documents.longest,
-        scale=options.get("scaling"),
-        window_size=(-1 if window is None else window - 1, 0),
+        documents.longest_keys,
+        q.shape[-1] ** -0.5 if scale is None else scale,
+        options.get("sliding_window"),
+        documents.kv_index,
+        documents.kv_order,
+        documents.kv_starts,
+        name,
     )
-    assert isinstance(out, Tensor), "the log-sum-exp was not asked for"
-    return out.unsqueeze(0), None
+    attended: Tensor = out.unsqueeze(0)
+    return attended
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents, *, scale: float, window: int | None = None, name: str
+) -> tuple[Tensor, Attended]:
+    """Return causal attention [T, heads, head_dim] of each document and what `attend_backward` needs; no autograd.
+
+    q [T, heads, head_dim], k and v [T, key heads, head_dim], views of a fused projection too. Keys that several
+    documents share are gathered inside, and again in the backward, which may be given other tensors of the same
+    values: dataclasses.replace(saved, q=...). name: exact, varlen or flash4.
+    """
+    if name != EXACT:
+        out, lse = flash.forward(q, k, v, _layout(documents, scale, window), name=name)
+        return out, Attended(q, k, v, out, lse, documents, scale, window, name)
+    with torch.no_grad():
+        out = _exactly(q, k, v, documents, scale=scale, window=window)
+    return out, Attended(q, k, v, out, None, documents, scale, window, name)
+
+
+def attend_backward(grad: Tensor, saved: Attended) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v [T, heads, head_dim], contiguous, from that of the output of `attend`.
+
+    The exact one is computed once more and differentiated by autograd.
+    """
+    if saved.lse is not None:
+        layout = _layout(saved.documents, saved.scale, saved.window)
+        inputs, outputs = (saved.q, saved.k, saved.v), (saved.out, saved.lse)
+        return flash.backward(grad.contiguous(), inputs, outputs, layout, name=saved.name)
+    with torch.enable_grad():
+        q, k, v = (part.detach().requires_grad_() for part in (saved.q, saved.k, saved.v))
+        out = _exactly(q, k, v, saved.documents, scale=saved.scale, window=saved.window)
+        dq, dk, dv = torch.autograd.grad(out, (q, k, v), grad)
+    return dq.contiguous(), dk.contiguous(), dv.contiguous()
+
+
+def _layout(documents: Documents, scale: float, window: int | None) -> flash.Layout:
+    """Return what a flash kernel needs of the documents."""
+    return flash.Layout(
+        documents.offsets,
+        documents.kv_offsets,
+        documents.longest,
+        documents.longest_keys,
+        scale,
+        window,
+        kv_index=documents.kv_index,
+        kv_order=documents.kv_order,
+        kv_starts=documents.kv_starts,
+    )
+
+
+def _exactly(q: Tensor, k: Tensor, v: Tensor, documents: Documents, *, scale: float, window: int | None) -> Tensor:
+    """Exact attention of inputs [T, heads, head_dim]."""
+    query, key, value = (
+        part.transpose(0, 1)[None] for part in (q, gather_keys(k, documents), gather_keys(v, documents))
+    )
+    lengths, key_lengths = documents.lengths, documents.kv_lengths
+    out = attend_exactly(query, key, value, lengths=lengths, key_lengths=key_lengths, scale=scale, window=window)
+    return out[0].transpose(0, 1)
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows gathered, with a gradient that is added up in float32 and in a fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+        """Return x [T, ...] at the places of `index`."""
+        ctx.save_for_backward(index, order, starts)
+        return flash.gather_heads(x, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the gradient of x."""
+        return flash.gather_heads_backward(grads[0], *ctx.saved_tensors), None, None, None
+
+
+def gather_keys(x: Tensor, documents: Documents) -> Tensor:
+    """Return what each document attends to, [K, ...], from x [T, heads, head_dim] or [T, C]; differentiable."""
+    if documents.kv_index is None:
+        return x
+    inverse = (documents.kv_index, documents.kv_order, documents.kv_starts)
+    return _Gathered.apply(x, *inverse)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _documents(options: dict[str, Any]) -> Documents:
@@ -209,7 +300,7 @@ def _no_mask(*_: Any, **__: Any) -> None:
     return
 
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {EXACT: exact_attention, VARLEN: varlen_attention}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {EXACT: exact_attention, VARLEN: varlen_attention, FLASH4: flash4_attention}
 for _name, _function in _FUNCTIONS.items():
     AttentionInterface.register(_PREFIX + _name, _function)
     AttentionMaskInterface.register(_PREFIX + _name, _no_mask)

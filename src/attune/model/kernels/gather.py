@@ -1,4 +1,5 @@
 """Rows gathered by an index and the gradient of that: sums in float32, in a fixed order, so the same every time."""
+# ruff: noqa: ANN001, ANN202, N803, PLR0917 (a kernel's arguments are what Triton makes of them)
 
 from __future__ import annotations
 
