@@ -69,7 +69,7 @@ def _kernels() -> dict[str, Any]:
     import triton.language as tl
 
     @triton.jit
-    def forward(x, weight, out, stride, width, eps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803, ANN001, ANN202
+    def forward(x, weight, out, stride, width, eps, BLOCK: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
         column = tl.arange(0, BLOCK)
         inside = column < width
@@ -79,9 +79,9 @@ def _kernels() -> dict[str, Any]:
         tl.store(out + row * width + column, (values * scale * gain).to(out.dtype.element_ty), mask=inside)
 
     @triton.jit(do_not_specialize=["rows"])
-    def backward(  # type: ignore[no-untyped-def] # noqa: ANN202
-        grad, x, weight, add, dx, parts, rows, width, eps,  # noqa: ANN001
-        HAS_ADD: tl.constexpr, NEEDS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,  # noqa: N803
+    def backward(
+        grad, x, weight, add, dx, parts, rows, width, eps,
+        HAS_ADD: tl.constexpr, NEEDS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
         program = tl.program_id(0).to(tl.int64)
         step = tl.num_programs(0)

@@ -86,7 +86,7 @@ def rotate_backward(
         raw = d_query if packed is None else packed
         _kernels()["backward"][(rows,)](
             d_query, d_key, d_value, out, cos, sin, query, key, raw, parts, eps,
-            d_query.stride(0), d_query.stride(1), d_key.stride(0), d_key.stride(1), d_value.stride(0), d_value.stride(1),
+            *d_query.stride()[:2], *d_key.stride()[:2], *d_value.stride()[:2],
             heads.queries, heads.keys,
             D=heads.width, HALF=_half_block(heads.width), HEADS=_HEADS, NORM=norms is not None, num_warps=2,
         )  # fmt: skip
@@ -140,9 +140,9 @@ def _kernels() -> dict[str, Any]:
     import triton.language as tl
 
     @triton.jit
-    def forward(  # type: ignore[no-untyped-def] # noqa: ANN202
-        packed, out, cos, sin, query, key, eps, in_stride, out_stride, queries, rotated,  # noqa: ANN001
-        D: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, NORM: tl.constexpr,  # noqa: N803
+    def forward(
+        packed, out, cos, sin, query, key, eps, in_stride, out_stride, queries, rotated,
+        D: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, NORM: tl.constexpr,
     ):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)
         column = tl.arange(0, HALF)[None, :]
@@ -173,10 +173,10 @@ def _kernels() -> dict[str, Any]:
         tl.store(target + D // 2, (second * cos2 + first * sin2).to(out.dtype.element_ty), mask=there)
 
     @triton.jit
-    def backward(  # type: ignore[no-untyped-def] # noqa: ANN202
-        d_query, d_key, d_value, out, cos, sin, query, key, raw, parts, eps,  # noqa: ANN001
-        query_row, query_head, key_row, key_head, value_row, value_head, queries, keys,  # noqa: ANN001
-        D: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, NORM: tl.constexpr,  # noqa: N803
+    def backward(
+        d_query, d_key, d_value, out, cos, sin, query, key, raw, parts, eps,
+        query_row, query_head, key_row, key_head, value_row, value_head, queries, keys,
+        D: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, NORM: tl.constexpr,
     ):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)
         column = tl.arange(0, HALF)[None, :]

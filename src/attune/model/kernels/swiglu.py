@@ -1,4 +1,4 @@
-"""SwiGLU: the gated product of a feed-forward layer; the backward pass computes the product again instead of storing it."""
+"""SwiGLU: the gated product of a feed-forward layer; backward computes the product again instead of storing it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _kernels() -> dict[str, Any]:
     import triton.language as tl
 
     @triton.jit
-    def forward(both, out, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803, ANN001, ANN202
+    def forward(both, out, width, BLOCK: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
         column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = column < width
@@ -64,8 +64,8 @@ def _kernels() -> dict[str, Any]:
         tl.store(out + row * width + column, product.to(out.dtype.element_ty), mask=inside)
 
     @triton.jit
-    def backward(  # type: ignore[no-untyped-def] # noqa: ANN202
-        grad, both, d_both, product, width, NEEDS_PRODUCT: tl.constexpr, BLOCK: tl.constexpr  # noqa: N803, ANN001
+    def backward(
+        grad, both, d_both, product, width, NEEDS_PRODUCT: tl.constexpr, BLOCK: tl.constexpr
     ):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)
         column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
