@@ -5,11 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attune.model.attention import PER_ROW, attention_of, documents_of
+from attune.model.head import (
+    HeadTask,
+    body_hidden,
+    fused_loss,
+    has_plain_head,
+    head_of,
+    logits_loss,
+    row_losses,
+    softcap_of,
+    take_rows,
+)
+from attune.model.kernels.cross_entropy import LossOptions, cross_entropy
 from attune.types import NOT_LEARNED, Batch
+
+__all__ = ["PLAIN", "LossOptions", "LossSums", "loss_sums", "token_losses"]
+
+PLAIN = LossOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,39 +32,75 @@ class LossSums:
     """Sums over the learned tokens of a batch; all stay on the device.
 
     loss: nats, differentiable; correct: how many the model ranks first; tokens: how many there are, or the sum of their
-    weights.
+    weights; nll: the loss without label smoothing, dft, z-loss or scale, not differentiable: what is reported.
     """
 
     loss: Tensor
     correct: Tensor
     tokens: Tensor
+    nll: Tensor
 
 
+@torch.no_grad()
 def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Return for each learned token its loss in nats, whether it was ranked first, and its position in the batch.
 
-    Losses are float32 (float64 for a float64 model), [learned]; a batch without learned tokens gives empty tensors
-    that are still differentiable.
+    Losses are float32 (float64 for a float64 model), [learned], and not differentiable.
     """
+    if has_plain_head(model):
+        hidden, learned, targets, _ = _learned_hidden(model, batch)
+        rows = row_losses(hidden, head_of(model), targets, softcap=softcap_of(model))
+    else:
+        learned, targets, _ = _learned(batch)
+        rows = cross_entropy(_logits_at(model, batch, learned), targets, None, PLAIN, gradients=False)
+    return rows.nll, rows.correct > 0, learned
+
+
+def loss_sums(model: nn.Module, batch: Batch, options: LossOptions = PLAIN, *, scale: float = 1.0) -> LossSums:
+    """Return the summed loss of `batch`, never an average: the caller divides by the learned tokens of the step.
+
+    `scale` multiplies `loss` alone: the same as to multiply it afterwards, but its gradients are rounded once less.
+    A batch without learned tokens gives a zero that is still differentiable.
+    """
+    if has_plain_head(model):
+        head = head_of(model)
+        hidden, learned, targets, weights = _learned_hidden(model, batch)
+        loss, nll, correct = fused_loss(
+            hidden,
+            head.weight,
+            targets,
+            weights,
+            bias=head.bias,
+            softcap=softcap_of(model),
+            options=options,
+            scale=scale,
+        )
+    else:
+        learned, targets, weights = _learned(batch)
+        task = HeadTask(targets, weights, options=options, scale=scale)
+        loss, nll, correct = logits_loss(_logits_at(model, batch, learned), task)
+    tokens = loss.new_full((), len(learned)) if weights is None else weights.to(loss.dtype).sum()
+    return LossSums(loss, correct, tokens.detach(), nll)
+
+
+def _learned(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the positions that are learned, int64 [learned], and their targets and weights."""
     learned = torch.nonzero(batch.targets != NOT_LEARNED).squeeze(1)
-    logits = _logits_at(model, batch, learned)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    targets = batch.targets[learned]
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    return losses, logits.detach().argmax(dim=-1) == targets, learned
+    return learned, batch.targets[learned], None if batch.weights is None else batch.weights[learned]
 
 
-def loss_sums(model: nn.Module, batch: Batch) -> LossSums:
-    """Return the summed loss of `batch`, never an average: the caller divides by the learned tokens of the step."""
-    losses, right, learned = token_losses(model, batch)
-    if batch.weights is None:
-        return LossSums(losses.sum(), right.sum(), torch.tensor(float(len(learned)), device=losses.device))
-    weights = batch.weights[learned].to(losses.dtype)
-    return LossSums((losses * weights).sum(), (right * weights).sum(), weights.sum())
+def _learned_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the last hidden states of the learned positions, and what `_learned` returns.
+
+    The body is started first: to count what is learned waits for the device, which has work then.
+    """
+    hidden = body_hidden(model, batch)
+    learned, targets, weights = _learned(batch)
+    return take_rows(hidden, learned), learned, targets, weights
 
 
 def _logits_at(model: nn.Module, batch: Batch, learned: Tensor) -> Tensor:
-    """Return the logits [learned, vocabulary] of a flat batch at the given positions."""
+    """Return the logits [learned, vocabulary] of a flat batch at the given positions, as the model's own head says."""
     if attention_of(model) == PER_ROW:
         return _logits_row_by_row(model, batch)
     output = model(
