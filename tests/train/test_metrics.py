@@ -12,7 +12,7 @@ from attune.config import AdapterConfig
 from attune.evals.heldout import perplexity
 from attune.model.adapter import attach_adapter
 from attune.model.loss import loss_sums
-from attune.train.metrics import FlosCounter, Meter, memory_gb
+from attune.train.metrics import Counts, FlosCounter, Meter, memory_gb
 from attune.types import StepRecord
 from tests.tiny import CONFIGS, flat_batch, make_model, make_rows
 
@@ -47,6 +47,7 @@ def test_lora_of_a_tiny_llama_by_hand() -> None:
 def test_linear_layers_agree_with_torchs_counter(name: str) -> None:
     """What torch counts while it trains on the batch, but for attention, is what we count without training."""
     model, batch = make_model(name), flat_batch(make_rows([9, 4]))
+    loss_sums(model, batch)  # the first call tries the model's head out
     with FlopCounterMode(display=False) as counter:
         loss_sums(model, batch).loss.backward()
     by_torch = counter.get_flop_counts()["Global"]
@@ -65,8 +66,8 @@ def test_batches_add_up() -> None:
 
 def record(meter: Meter, step: int) -> StepRecord:
     """Return the record of a step of 8 tokens."""
-    batches = [flat_batch(make_rows([5, 3]))]
-    return meter.record(step, 0.5, batches, loss=1.0, accuracy=0.5, learning_rate=0.1, grad_norm=2.0)
+    counts = Counts.of([flat_batch(make_rows([5, 3]))])
+    return meter.record(step, 0.5, counts, loss=1.0, accuracy=0.5, learning_rate=0.1, grad_norm=2.0)
 
 
 def test_speed_is_that_of_the_step_alone() -> None:

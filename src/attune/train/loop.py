@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from attune.data.batch import learned_weight, on_device
+from attune.data.batch import on_device
 from attune.errors import TrainingError
 from attune.evals.heldout import arithmetic
-from attune.model.loss import loss_sums
-from attune.train.metrics import Meter
-from attune.train.optim import set_learning_rate
+from attune.model.loss import PLAIN, LossOptions, loss_sums
+from attune.train.metrics import Counts, Meter
+from attune.train.optim import clip_and_step, set_learning_rate
+from attune.train.room import Room, is_out_of_memory
 from attune.types import Batch, StepRecord
 from attune.world import World, seed_step
 
@@ -27,6 +28,25 @@ class Step:
     epoch: float
     batches: tuple[Batch, ...]
     places: Callable[[], Sequence[str]] = tuple  # where its rows stand, asked for only when something broke
+    relay: Callable[[int], tuple[Batch, ...]] | None = None  # lays it out again for so many tokens at once
+    micro_tokens: int = 0  # what it was laid out for
+    counts: Counts | None = None  # known before its batches moved to the device
+
+    def laid_out(self, micro_tokens: int) -> Step:
+        """Return the same step for fewer tokens at once."""
+        assert self.relay is not None, "a step that cannot be laid out again"
+        return replace(self, batches=self.relay(micro_tokens), micro_tokens=micro_tokens, counts=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """How a step's gradient is computed."""
+
+    world: World
+    seed: int
+    precision: str
+    loss: LossOptions
+    room: Room | None  # None: running out of memory ends the run
 
 
 def train_steps(
@@ -40,33 +60,69 @@ def train_steps(
     seed: int,
     clip: float,
     precision: str,
+    loss: LossOptions = PLAIN,
+    room: Room | None = None,
 ) -> Iterator[StepRecord]:
     """Train and yield one record per step.
 
     The gradient is that of the summed loss over the learned tokens of the whole step divided by their number, so the
-    shape of the micro-batches never changes it.
+    shape of the micro-batches never changes it. The device is waited for once a step, when its numbers are read.
 
-    Raises TrainingError before the update if loss or gradient is not finite.
+    Raises TrainingError if loss or gradient is not finite: nothing is updated with it. ResourceError when memory runs
+    out and `room` has no smaller micro-batch to offer.
     """
-    for step in steps:
-        seed_step(seed, step.number, world.rank)
-        set_learning_rate(optimizer, rate := learning_rate(step.number))
-        tokens = sum(learned_weight(batch) for batch in step.batches)
-        sums = torch.zeros(2, dtype=torch.float64, device=world.device)  # loss, right
-        for batch in step.batches:
-            with arithmetic(precision, world.device):
-                part = loss_sums(model, on_device(batch, world.device))
-            (part.loss / tokens).backward()
-            sums += torch.stack([part.loss.detach().double(), part.correct.double()])
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-        loss, right = (sums / tokens).tolist()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(_not_finite(step, loss, float(norm)))
-        optimizer.step()
+    how = Arithmetic(world, seed, precision, loss, room)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for given in steps:
+        set_learning_rate(optimizer, rate := learning_rate(given.number))
+        step, counts, sums = _gradients(model, optimizer, given, how)
+        norm = clip_and_step(optimizer, trained, clip)
         optimizer.zero_grad(set_to_none=True)
+        nll, right, length = torch.cat([sums, norm.detach().to(sums).reshape(1)]).tolist()
+        if not (math.isfinite(nll) and math.isfinite(length)):
+            raise TrainingError(_not_finite(step, nll, length))
         yield meter.record(
-            step.number, step.epoch, step.batches, loss=loss, accuracy=right, learning_rate=rate, grad_norm=float(norm)
+            step.number, step.epoch, counts, loss=nll, accuracy=right, learning_rate=rate, grad_norm=length
         )
+
+
+def _gradients(
+    model: nn.Module, optimizer: torch.optim.Optimizer, step: Step, how: Arithmetic
+) -> tuple[Step, Counts, Tensor]:
+    """Leave the step's gradient in the weights; return the step as it was laid out, its counts, and loss and accuracy.
+
+    When memory runs out, what was computed of the step is thrown away and it begins again in smaller micro-batches.
+    """
+    device = how.world.device
+    while True:
+        if how.room is not None and step.micro_tokens > how.room.micro_tokens:
+            step = step.laid_out(how.room.micro_tokens)
+        counts = step.counts or Counts.of(step.batches)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        seed_step(how.seed, step.number, how.world.rank)
+        done = 0
+        try:
+            for batch in step.batches:
+                sums += _backward(model, batch, counts.weight, how)
+                done += 1
+            return step, counts, sums / counts.weight
+        except RuntimeError as error:
+            if how.room is None or step.relay is None or not is_out_of_memory(error):
+                raise
+        # only here, out of the handler, is nothing left that holds the activations of the failed micro-batch
+        optimizer.zero_grad(set_to_none=True)
+        how.room.shrink(step.batches[done], step=step.number, device=device)
+
+
+def _backward(model: nn.Module, batch: Batch, weight: float, how: Arithmetic) -> Tensor:
+    """Add a micro-batch's share of the gradient to the weights; return its loss and right tokens, float64 [2]."""
+    device = how.world.device
+    if batch.tokens.device.type != device.type:
+        batch = on_device(batch, device)
+    with arithmetic(how.precision, device):
+        part = loss_sums(model, batch, how.loss, scale=1 / weight if weight else math.nan)
+    part.loss.backward()
+    return torch.stack([part.nll.double(), part.correct.double()])
 
 
 def _not_finite(step: Step, loss: float, norm: float) -> str:

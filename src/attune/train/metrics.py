@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from attune.data.batch import learned_weight
 from attune.evals.heldout import perplexity
 from attune.types import NOT_LEARNED, Batch, StepRecord
 
@@ -30,10 +32,42 @@ _PEAKS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """What a step holds and what is computed of it, counted on the host before its batches move to the device."""
+
+    weight: float  # what the summed loss is divided by: learned tokens, or the sum of their weights
+    row_tokens: int
+    learned_tokens: int
+    computed_tokens: int  # positions: fewer than row_tokens where rows share a beginning
+    computed_learned: int  # positions that reach the head
+    pairs: int  # of a position and one that it sees
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch]) -> Counts:
+        """Return the counts of a step's batches. A device must be waited for if they lie on one."""
+        learned = [int((batch.targets != NOT_LEARNED).sum()) for batch in batches]
+        return cls(
+            weight=sum(learned_weight(batch) for batch in batches),
+            row_tokens=sum(batch.row_tokens or len(batch.tokens) for batch in batches),
+            learned_tokens=sum(batch.learned_tokens or own for batch, own in zip(batches, learned, strict=True)),
+            computed_tokens=sum(len(batch.tokens) for batch in batches),
+            computed_learned=sum(learned),
+            pairs=sum(_pairs(batch) for batch in batches),
+        )
+
+
+def _pairs(batch: Batch) -> int:
+    """Count the pairs of attention: the first of q queries over k keys sees k - q + 1 of them, the last all k."""
+    queries = np.asarray(batch.lengths, dtype=np.int64)
+    keys = queries if batch.kv_lengths is None else np.asarray(batch.kv_lengths, dtype=np.int64)
+    return int((queries * (keys - queries) + queries * (queries + 1) // 2).sum())
+
+
+@dataclass(frozen=True, slots=True)
 class FlosCounter:
     """Counts the floating point operations of training on a batch.
 
-    Counted: multiply-adds (2 operations each) of matrix products, that is
+    Counted: multiply-adds (2 operations each) of matrix products, a beginning that rows share once, that is
     - 2 per weight of every linear layer and token, and per weight of the head and learned token;
     - attention's two products, 4 x width per layer for every pair of a token and one it sees in its document
       (n (n + 1) / 2 pairs for n tokens);
@@ -55,13 +89,13 @@ class FlosCounter:
         config: Any = model.config
         head_module = model.get_output_embeddings()  # type: ignore[operator]
         head = head_module.weight if head_module is not None else None
-        weights = [
-            part.weight for part in model.modules() if isinstance(part, (nn.Linear, Conv1D)) and part.weight is not head
-        ]
+        linear = [part for part in model.modules() if isinstance(part, (nn.Linear, Conv1D))]
+        linear = [part for part in linear if head is None or part.weight is not head]
+        trained = [part for part in linear if part.weight is not None and part.weight.requires_grad]
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
-            linear=sum(w.numel() for w in weights),
-            linear_trained=sum(w.numel() for w in weights if w.requires_grad),
+            linear=sum(_size(part) for part in linear),
+            linear_trained=sum(_size(part) for part in trained),
             head=0 if head is None else head.numel(),
             head_trained=head.numel() if head is not None and head.requires_grad else 0,
             attention=width * config.num_attention_heads * config.num_hidden_layers,
@@ -69,12 +103,21 @@ class FlosCounter:
 
     def count(self, batches: Sequence[Batch]) -> float:
         """Return the operations of forward and backward over `batches`."""
-        tokens = sum(len(batch.tokens) for batch in batches)
-        learned = sum(int((batch.targets != NOT_LEARNED).sum()) for batch in batches)
-        pairs = sum(length * (length + 1) // 2 for batch in batches for length in batch.lengths)
+        return self.of_counts(Counts.of(batches))
+
+    def of_counts(self, counts: Counts) -> float:
+        """Return the operations of forward and backward over a step of which `counts` tells."""
         per_token = 4 * self.linear + 2 * self.linear_trained
         per_learned = 4 * self.head + 2 * self.head_trained
-        return float(tokens * per_token + learned * per_learned + 12 * self.attention * pairs)
+        linear = counts.computed_tokens * per_token + counts.computed_learned * per_learned
+        return float(linear + 12 * self.attention * counts.pairs)
+
+
+def _size(part: nn.Module) -> int:
+    """Return the weights of a linear layer, however they are held (4 bits in pairs, say)."""
+    if isinstance(part, nn.Linear):
+        return part.in_features * part.out_features
+    return int(part.weight.numel())  # type: ignore[operator]
 
 
 class Meter:
@@ -90,6 +133,7 @@ class Meter:
     ) -> None:
         self._counter = counter
         self._device = device
+        self._peak = _peak(device)
         self._clock = clock
         self._last = clock()
         self.flos = flos
@@ -102,7 +146,7 @@ class Meter:
         self,
         step: int,
         epoch: float,
-        batches: Sequence[Batch],
+        counts: Counts,
         *,
         loss: float,
         accuracy: float,
@@ -112,10 +156,8 @@ class Meter:
         """Return the record of a finished step and start the clock of the next."""
         now = self._clock()
         seconds, self._last = max(now - self._last, 1e-9), now
-        flos = self._counter.count(batches)
+        flos = self._counter.of_counts(counts)
         self.flos += flos
-        tokens = sum(len(batch.tokens) for batch in batches)
-        peak = _peak(self._device)
         return StepRecord(
             step=step,
             loss=loss,
@@ -125,11 +167,12 @@ class Meter:
             epoch=epoch,
             train_flos=self.flos,
             grad_norm=grad_norm,
-            learned_tokens=sum(int((batch.targets != NOT_LEARNED).sum()) for batch in batches),
-            tokens=tokens,
-            tokens_per_s=tokens / seconds,
+            learned_tokens=counts.learned_tokens,
+            tokens=counts.row_tokens,
+            tokens_per_s=counts.row_tokens / seconds,
             memory_gb=memory_gb(self._device),
-            mfu=None if peak is None else flos / seconds / peak,
+            mfu=None if self._peak is None else flos / seconds / self._peak,
+            computed_tokens=counts.computed_tokens,
         )
 
 

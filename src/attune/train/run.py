@@ -95,6 +95,7 @@ def finetune(config: Config, *, command: str = "", on_event: Listener | None = N
             run.discard()  # a fault in data, model or device leaves nothing behind
             raise
         _write_start(run, inputs, session, command)
+        _tell_notes(run, session, tell)
         if session.valid_corpus is not None:
             _validate(run, session, tell)
         return _go(run, inputs, session, tell)
@@ -118,6 +119,7 @@ def resume(path: str | Path, *, on_event: Listener | None = None) -> Run:
         inputs = gather(config, tell)
         session = _start(inputs, tell)
         _note_differences(run, manifest, session, tell)
+        _tell_notes(run, session, tell)
         _take_up(run, session, tell)
         return _go(run, inputs, session, tell)
 
@@ -187,6 +189,7 @@ def _train(run: RunFolder, session: Session, stop: StopRequest, tell: Listener) 
     config = session.config
     for record in session.train():
         run.append("metrics.jsonl", {**plain(record), "time": round(run.seconds(), 3)})
+        _tell_notes(run, session, tell)
         tell("step", record)
         last = record.step == session.total_steps
         if session.valid_corpus is not None and (last or record.step % int(config.valid.every) == 0):
@@ -291,6 +294,13 @@ def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str)
         },
     )
     run.event("start", f"{session.total_steps} steps on {config.device} in {config.precision}")
+
+
+def _tell_notes(run: RunFolder, session: Session, tell: Listener) -> None:
+    """Record and report what the session has to say: what it chose, and what it had to change."""
+    for text in session.take_notes():
+        run.event("note", text, step=session.progress.step)
+        tell("note", text)
 
 
 def _note_differences(run: RunFolder, manifest: Mapping[str, Any], session: Session, tell: Listener) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from attune.config import Config
@@ -18,18 +22,25 @@ from attune.data.layout import lay_out
 from attune.data.prepare import Prepared
 from attune.errors import ConfigError
 from attune.evals.heldout import Measured, measure
-from attune.model.adapter import attach_adapter, count
-from attune.model.attention import AttentionChoice
+from attune.model.adapter import count
+from attune.model.attention import PER_ROW, AttentionChoice
+from attune.model.checkpointing import dropout_in
 from attune.model.folder import full_name
-from attune.model.load import attention_choice, compile_layers, load_model
+from attune.model.load import attention_choice, load_model
+from attune.model.loss import LossOptions
 from attune.train import checkpoint as checkpoints
 from attune.train.checkpoint import Checkpoint
 from attune.train.defaults import stream_of
+from attune.train.feed import ahead
 from attune.train.loop import Step, train_steps
-from attune.train.metrics import FlosCounter, Meter
+from attune.train.metrics import Meter
 from attune.train.optim import build_optimizer, learning_rate_at
-from attune.types import StepRecord, ValidRecord
+from attune.train.ready import make_ready
+from attune.train.room import Room
+from attune.types import Batch, StepRecord, ValidRecord
 from attune.world import World
+
+LEAST_SAVING = 0.005  # the share of tokens from which on sharing is worth a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,7 @@ class Progress:
 
 
 class Session:
-    """Model, optimizer and position of one run; all but `progress` is on the device or fixed."""
+    """Model, optimizer and position of one run; all but `progress` and `room` is on the device or fixed."""
 
     def __init__(self, config: Config, prepared: Prepared, *, base: Path, world: World) -> None:
         self.config = config
@@ -53,6 +64,7 @@ class Session:
         self.valid_corpus: Corpus | None = prepared.valid
         self.world = world
         self.progress = Progress()
+        self._notes: deque[str] = deque()
         loaded = load_model(
             base,
             device=world.device.type,
@@ -61,16 +73,19 @@ class Session:
             trust_remote_code=config.trust_remote_code,
         )
         self.attention: AttentionChoice = attention_choice(loaded)
-        self.model: nn.Module = attach_adapter(loaded, config.adapter, seed=config.seed, base=full_name(config.model))
-        if config.train.compile and compile_layers(self.model) == 0:
-            raise ConfigError(
-                f"train.compile: {type(loaded).__name__} has no layers that can be compiled by themselves.\n"
-                "Leave it off."
-            )
+        ready = make_ready(loaded, config, base=full_name(config.model))
+        self.model: nn.Module = ready.model
+        self._notes.extend(ready.notes)
+        self.shares = shares_prefixes(self.model, config, attention=self.attention.name)
         self.parameters = count(self.model)
-        self.optimizer = build_optimizer(self.model, config.train)
+        self.optimizer = build_optimizer(self.model, config.train, seed=config.seed)
         self.stream = stream_of(self.corpus, config)
-        self.meter = Meter(FlosCounter.of(self.model), device=world.device)
+        self.meter = Meter(ready.flos, device=world.device)
+        self.room = Room(int(config.train.micro_tokens), tell=self._notes.append)
+
+    def take_notes(self) -> list[str]:
+        """Return what is to be told since the last call, in words."""
+        return [self._notes.popleft() for _ in range(len(self._notes))]
 
     @property
     def total_steps(self) -> int:
@@ -91,13 +106,30 @@ class Session:
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps still to do; a step's rows are a function of (seed, step) alone."""
-        for number in range(self.progress.step + 1, self.total_steps + 1):
+        first = self.progress.step + 1
+        for number in range(first, self.total_steps + 1):
             rows = self.stream.rows(number)
-            parts = lay_out(self.corpus.lengths[rows], int(self.config.train.micro_tokens))
-            batches = tuple(to_batch(self.corpus, rows[part]) for part in parts)
-            yield Step(number, self.stream.epoch(number), batches, partial(self._places, rows))
+            micro_tokens = self.room.micro_tokens
+            batches = self._lay_out(rows, micro_tokens)
+            places, relay = partial(self._places, rows), partial(self._lay_out, rows)
+            yield Step(number, self.stream.epoch(number), batches, places, relay, micro_tokens)
 
-    def _places(self, rows: Any) -> list[str]:
+    def _lay_out(self, rows: NDArray[np.int64], micro_tokens: int) -> tuple[Batch, ...]:
+        """Return the micro-batches of a step's rows.
+
+        Raises: ConfigError when there are several, and train.gradient_release needs one.
+        """
+        parts = lay_out(self.corpus.lengths[rows], micro_tokens)
+        batches = tuple(to_batch(self.corpus, rows[part]) for part in parts)
+        if self.config.train.gradient_release and len(batches) > 1:
+            tokens = sum(len(batch.tokens) for batch in batches)
+            raise ConfigError(
+                f"train.gradient_release: a step must be one micro-batch, this one is {len(batches)}.\n"
+                f"Set train.micro_tokens to {tokens} or more, make train.batch_rows smaller, or leave it off."
+            )
+        return batches
+
+    def _places(self, rows: NDArray[np.int64]) -> list[str]:
         """Return where rows of the corpus stand in their files."""
         return [str(self.corpus.places[int(row)]) for row in rows]
 
@@ -105,21 +137,24 @@ class Session:
         """Train from the present step to the last, yielding each step's record; `progress` follows."""
         self.model.train()
         self.meter.restart_clock()
-        records = train_steps(
-            self.model,
-            self.optimizer,
-            self.steps(),
-            learning_rate=self.schedule(),
-            meter=self.meter,
-            world=self.world,
-            seed=self.config.seed,
-            clip=self.config.train.clip,
-            precision=self.config.precision,
-        )
-        for record in records:
-            self.progress = replace(self.progress, step=record.step, flos=record.train_flos)
-            yield record
-            self.meter.restart_clock()
+        with closing(ahead(self.steps(), self.world.device)) as steps:
+            records = train_steps(
+                self.model,
+                self.optimizer,
+                steps,
+                learning_rate=self.schedule(),
+                meter=self.meter,
+                world=self.world,
+                seed=self.config.seed,
+                clip=self.config.train.clip,
+                precision=self.config.precision,
+                loss=LossOptions.of(self.config.train),
+                room=None if self.config.train.gradient_release else self.room,
+            )
+            for record in records:
+                self.progress = replace(self.progress, step=record.step, flos=record.train_flos)
+                yield record
+                self.meter.restart_clock()
 
     def validate(self) -> ValidRecord:
         """Measure the model on the validation rows, and note in `progress` whether it is the best so far.
@@ -130,7 +165,7 @@ class Session:
         measured: Measured = measure(
             self.model,
             self.valid_corpus,
-            micro_tokens=int(self.config.train.micro_tokens),
+            micro_tokens=self.room.micro_tokens,
             device=self.world.device,
             precision=self.config.precision,
         )
@@ -178,6 +213,25 @@ class Session:
         best = self.progress.best_step
         if best not in (0, self.progress.step):
             checkpoints.restore(checkpoints.open_checkpoint(folder / f"step-{best}"), model=self.model)
+
+
+def shares_prefixes(model: nn.Module, config: Config, *, attention: str) -> bool:
+    """Return whether beginnings that rows share are computed once: as data.share_prefixes says, auto where it is exact.
+
+    Raises: ConfigError when it is asked for and cannot be exact: rows that share a beginning would share what dropout
+    drops in it.
+    """
+    wish = config.data.share_prefixes
+    if wish is False:
+        return False
+    obstacle = ""
+    if attention == PER_ROW:
+        obstacle = "this model's attention cannot be plugged in, so its rows are computed one by one"
+    elif drops := dropout_in(model):
+        obstacle = f"dropout is on ({drops}), and rows that share a beginning would drop the same in it"
+    if obstacle and wish is True:
+        raise ConfigError(f"data.share_prefixes: {obstacle}.\nSet it to auto or false, or dropout to 0.")
+    return not obstacle
 
 
 def peek_environment(world: World) -> dict[str, Any]:

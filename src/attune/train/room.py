@@ -1,0 +1,56 @@
+"""How many tokens fit into memory at once: halved when memory runs out, so that the step goes on and ends the same."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+from attune.errors import ResourceError
+from attune.types import Batch
+
+FEWEST_TOKENS = 64
+_OTHER_WORDS = ("CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out; libraries below torch and the CPU say so in other words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OTHER_WORDS)
+
+
+class Room:
+    """The tokens computed at once, from the config's figure downwards. `tell` hears of every change."""
+
+    def __init__(self, micro_tokens: int, *, tell: Callable[[str], None] | None = None) -> None:
+        self.micro_tokens = micro_tokens
+        self._tell = tell
+
+    def shrink(self, batch: Batch, *, step: int, device: torch.device) -> None:
+        """Halve the tokens computed at once after `batch` did not fit, and give back what is held in vain.
+
+        Raises: ResourceError when the batch is a single row, or half of it would be less than 64 tokens.
+        """
+        tokens = len(batch.tokens)
+        half = min(self.micro_tokens, tokens) // 2
+        free_memory(device)
+        if len(batch.rows) == 1 or half < FEWEST_TOKENS:
+            rows = "one row" if len(batch.rows) == 1 else f"{len(batch.rows)} rows"
+            raise ResourceError(
+                f"step {step}: out of memory with {rows} of {tokens:,} tokens; nothing was updated with it.\n"
+                "Use train.checkpointing full (or train.offload true), adapter.kind lora or qlora, a smaller\n"
+                "data.max_length or train.optimizer adamw_8bit; `attune plan` says what would fit."
+            )
+        if self._tell is not None:
+            self._tell(
+                f"step {step}: out of memory with {tokens:,} tokens at once; going on with {half:,}. The result is the "
+                f"same; train.micro_tokens {half} saves the attempt."
+            )
+        self.micro_tokens = half
+
+
+def free_memory(device: torch.device) -> None:
+    """Give unused memory back to the device, so that it can be cut anew."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
