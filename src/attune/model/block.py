@@ -13,14 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from attune.model.attention import Attended, Documents, attend, attend_backward
 from attune.model.kernels.norm import rms_norm, rms_norm_backward
-from attune.model.kernels.rotary import HeadNorms, Heads, rotate, rotate_backward
+from attune.model.kernels.rotary import HeadNorms, Heads, rotate, rotate_backward, split
 from attune.model.kernels.swiglu import swiglu, swiglu_backward
 from attune.model.projection import Projection, is_plain_lora
 from attune.model.stores import HoldsStore
 
+# newer transformers wrap a layer's forward to compute it again, which ours replaces; older ones wrap its call
+_FORWARD_CHECKPOINTS = "__call__" not in vars(GradientCheckpointingLayer)
 FAMILY = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 
 
@@ -28,11 +31,11 @@ FAMILY = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen
 class AttentionHalf:
     """x + attention(norm(x)): its weights and shape."""
 
-    norm: nn.Module
+    norm: Any
     query_key_value: Projection
     output: Projection
     heads: Heads
-    head_norms: tuple[nn.Module, nn.Module] | None
+    head_norms: tuple[Any, Any] | None
     scale: float
     window: int | None
     kernel: str  # the attention that runs: exact, varlen or flash4
@@ -55,7 +58,7 @@ class AttentionHalf:
 class FeedForwardHalf:
     """x + down(silu(gate(norm(x))) * up(norm(x))): its weights."""
 
-    norm: nn.Module
+    norm: Any
     gate_up: Projection
     down: Projection
 
@@ -69,48 +72,47 @@ class _Attention(torch.autograd.Function):
     """The first half of a layer."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, half: AttentionHalf, documents: Documents, *_: Tensor
+    def forward(
+        ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], half: AttentionHalf, documents: Documents, *_: Tensor
     ) -> Tensor:
         dtype = _arithmetic(x)
         with torch.autocast(x.device.type, enabled=False):
             packed, low_in = half.query_key_value.times(_normed(x, half.norm, dtype))
-            norms = half.norms_of_heads()
-            query, key, value = rotate(packed, cos, sin, heads=half.heads, norms=norms)
-            seen = attend(query, key, value, documents, scale=half.scale, window=half.window, name=half.kernel)
-            result, low_out = half.output.times(seen.out.flatten(1), add=x)
-        raw = packed if norms else None
-        ctx.save_for_backward(x, cos, sin, raw, low_in, low_out, *seen.tensors)
-        ctx.half, ctx.rest = half, seen.rest
+            query, key, value = rotate(packed, *angles, heads=half.heads, norms=half.norms_of_heads())
+            out, seen = attend(query, key, value, documents, scale=half.scale, window=half.window, name=half.kernel)
+            result, low_out = half.output.times(out.flatten(1), add=x)
+        ctx.save_for_backward(x, packed, out, seen.lse, low_in, low_out, *angles)
+        ctx.half, ctx.documents = half, documents
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        x, cos, sin, raw, low_in, low_out, *tensors = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, packed, out, lse, low_in, low_out, *angles = ctx.saved_tensors
         half: AttentionHalf = ctx.half
-        seen = Attended(tuple(tensors), ctx.rest)
-        flat = seen.out.flatten(1)
+        norms = half.norms_of_heads()
         with torch.autocast(x.device.type, enabled=False):
             upper = grad.contiguous()
-            dy = upper.to(flat.dtype)
+            dy = upper.to(out.dtype)
             d_out, d_low = half.output.back(dy, low_out, needs_x=True)
             assert d_out is not None
-            d_output = half.output.back_parameters(dy, flat, low=low_out, d_low=d_low)
-            norms = half.norms_of_heads()
-            d_packed, *d_norms = rotate_backward(
-                attend_backward(d_out.view(seen.out.shape), seen), cos, sin, heads=half.heads, norms=norms, packed=raw
-            )
+            d_output = half.output.back_parameters(dy, out.flatten(1), low=low_out, d_low=d_low)
+            query, key, value = split(packed, half.heads)
+            if norms is not None:
+                query, key, value = rotate(packed, *angles, heads=half.heads, norms=norms)
+            seen = Attended(query, key, value, out, lse, ctx.documents, half.scale, half.window, half.kernel)
+            d_heads = attend_backward(d_out.view(out.shape), seen)
+            d_packed, *d_norms = rotate_backward(d_heads, *angles, heads=half.heads, norms=norms, packed=packed)
             dx, d_norm, d_inner = _back_through_norm(
                 half.query_key_value, d_packed, low_in, x=x, norm=half.norm, upper=upper, needs=ctx.needs_input_grad[0]
             )
-        return (dx, None, None, None, None, d_norm, *(d_norms if norms else ()), *d_inner, *d_output)
+        return (dx, None, None, None, d_norm, *(d_norms if norms else ()), *d_inner, *d_output)
 
 
 class _FeedForward(torch.autograd.Function):
     """The second half of a layer."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, half: FeedForwardHalf, *_: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, half: FeedForwardHalf, *_: Tensor) -> Tensor:
         dtype = _arithmetic(x)
         with torch.autocast(x.device.type, enabled=False):
             both, low_in = half.gate_up.times(_normed(x, half.norm, dtype))
@@ -120,7 +122,7 @@ class _FeedForward(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, both, low_in, low_out = ctx.saved_tensors
         half: FeedForwardHalf = ctx.half
         with torch.autocast(x.device.type, enabled=False):
@@ -141,13 +143,13 @@ class _FeedForward(torch.autograd.Function):
 
 
 def _back_through_norm(
-    projection: Projection, dy: Tensor, low: Tensor | None, *, x: Tensor, norm: nn.Module, upper: Tensor, needs: bool
+    projection: Projection, dy: Tensor, low: Tensor | None, *, x: Tensor, norm: Any, upper: Tensor, needs: bool
 ) -> tuple[Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
     """Return the gradients of x, of the norm's weight and of the projection, for dy, that of projection(norm(x)).
 
     upper [T, H] is the gradient that reaches x past this half; it is in the first result.
     """
-    weight: Tensor = norm.weight  # type: ignore[assignment]
+    weight: Tensor = norm.weight
     d_normed, d_low = projection.back(dy, low, needs_x=needs or weight.requires_grad)
     grads: tuple[Tensor | None, ...] = (None,) * len(projection.parameters)
     if projection.trains:
@@ -160,13 +162,12 @@ def _back_through_norm(
     return dx, d_weight, grads
 
 
-def _normed(x: Tensor, norm: nn.Module, dtype: torch.dtype) -> Tensor:
-    weight: Tensor = norm.weight  # type: ignore[assignment]
-    return rms_norm(x, weight, eps=_eps(norm), dtype=dtype)
+def _normed(x: Tensor, norm: Any, dtype: torch.dtype) -> Tensor:
+    return rms_norm(x, norm.weight, eps=_eps(norm), dtype=dtype)
 
 
-def _eps(norm: nn.Module) -> float:
-    return float(norm.variance_epsilon)  # type: ignore[arg-type]
+def _eps(norm: Any) -> float:
+    return float(norm.variance_epsilon)
 
 
 def _arithmetic(x: Tensor) -> torch.dtype:
@@ -175,21 +176,27 @@ def _arithmetic(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-class FusedNorm(torch.autograd.Function):
-    """The norm before the head, by the same kernel; call `apply(x [T, H], weight [H], eps)`."""
+class _FusedNorm(torch.autograd.Function):
+    """The norm before the head, by the same kernel."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         return rms_norm(x, weight, eps=eps, dtype=x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad[1]
         dx, d_weight = rms_norm_backward(grad.contiguous(), x, weight, eps=ctx.eps, add=None, needs_weight=needs)
         return dx, d_weight, None
+
+
+# torch types neither `apply` nor what it returns
+_attention: Callable[..., Tensor] = _Attention.apply
+_feed_forward: Callable[..., Tensor] = _FeedForward.apply
+_fused_norm: Callable[..., Tensor] = _FusedNorm.apply
 
 
 def obstacle_of(layer: nn.Module) -> str | None:
@@ -245,11 +252,23 @@ def fuse_layer(layer: Any, kernel: str) -> None:
         documents = options.get("documents")
         if documents is None:
             return usual(hidden_states, **options)
-        cos, sin = (part[0] for part in options["position_embeddings"])
-        x = _Attention.apply(hidden_states[0], cos, sin, half, documents, *half.parameters)
-        return _FeedForward.apply(x, feed_forward, *feed_forward.parameters)[None]
+        cos, sin = options["position_embeddings"]
+
+        def compute(states: Tensor) -> Tensor:
+            """Compute both halves."""
+            x = _attention(states[0], (cos[0], sin[0]), half, documents, *half.parameters)
+            return _feed_forward(x, feed_forward, *feed_forward.parameters)[None]
+
+        if _FORWARD_CHECKPOINTS and layer.gradient_checkpointing and layer.training:
+            return layer._gradient_checkpointing_func(compute, hidden_states)  # noqa: SLF001 - its only name
+        return compute(hidden_states)
 
     layer.forward = forward
+
+
+def unfuse(part: Any) -> None:
+    """Make a layer or norm compute as transformers wrote it again; fused weights stay where they are."""
+    del part.forward
 
 
 def fuse_norm(norm: Any) -> None:
@@ -257,8 +276,8 @@ def fuse_norm(norm: Any) -> None:
 
     def forward(hidden_states: Tensor) -> Tensor:
         """Compute the norm of [..., H]."""
-        rows = FusedNorm.apply(hidden_states.reshape(-1, hidden_states.shape[-1]), norm.weight, _eps(norm))
-        return rows.view(hidden_states.shape)  # type: ignore[no-any-return]
+        rows = _fused_norm(hidden_states.reshape(-1, hidden_states.shape[-1]), norm.weight, _eps(norm))
+        return rows.view(hidden_states.shape)
 
     norm.forward = forward
 

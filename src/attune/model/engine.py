@@ -2,11 +2,112 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from attune.config import Config
+from attune.errors import ConfigError
+from attune.model.attention import PER_ROW, Documents, attention_of
+from attune.model.block import fuse_layer, fuse_norm, obstacle_of, unfuse
+from attune.model.checkpointing import decoder_layers
+from attune.model.load import compile_layers
+
+COMPILE_FROM = 200  # steps: in shorter runs compiling takes longer than it saves
+_PROBE = (5, 1, 18, 8)  # tokens of the documents on which a fused layer is compared with the plain one
+# How far both may differ, as a share: a few roundings of what they compute in. One wrong token is far beyond.
+_TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 
 
 def tune_up(model: nn.Module, config: Config) -> tuple[str, ...]:
-    """Make `model` (with its adapter) train as fast as `config` allows; return what was chosen, in words."""
-    return ()
+    """Make `model`, with its adapter and on its device, train as fast as `config` allows; return what was chosen.
+
+    Raises ConfigError when the config asks for what this model or device cannot do.
+    """
+    train, layers = config.train, decoder_layers(model)
+    on_cuda = next(model.parameters()).device.type == "cuda"
+    if train.kernels == "fused" and train.compile is True:
+        raise ConfigError("train.compile: fused layers are not compiled. Leave out train.compile or train.kernels.")
+    obstacle = _why_plain(model, config, layers) if on_cuda or train.kernels == "fused" else "no CUDA device"
+    if train.kernels == "fused" and obstacle:
+        raise ConfigError(f"train.kernels: fused layers cannot run here: {obstacle}. Use train.kernels auto.")
+    if obstacle is None and (difference := _fuse(model, layers, config.precision)):
+        if train.kernels == "fused":
+            raise ConfigError(f"train.kernels: {difference}. Use train.kernels plain.")
+        obstacle = difference
+    if obstacle is None:
+        return (f"fused layers: {len(layers)}, proven equal to those of transformers",)
+    steps = 0 if train.steps == "auto" else train.steps
+    if train.compile is True or (train.compile == "auto" and on_cuda and steps > COMPILE_FROM and layers):
+        if compile_layers(model) == 0:
+            raise ConfigError(
+                f"train.compile: {type(model).__name__} has no layers that can be compiled by themselves.\n"
+                "Leave it off."
+            )
+        return (f"compiled layers: {len(layers)} ({obstacle})",)
+    return (f"plain layers ({obstacle})",) if on_cuda else ()
+
+
+def _why_plain(model: nn.Module, config: Config, layers: list[Any]) -> str | None:
+    """Say why the layers of `model` stay as they are, or None if all can be fused."""
+    if config.train.kernels == "plain" or config.train.compile is True:
+        return "asked for"
+    if attention_of(model) == PER_ROW or not layers:
+        return f"{type(model).__name__} has no layers that attune knows"
+    return next((text for text in map(obstacle_of, layers) if text), None)
+
+
+def _fuse(model: nn.Module, layers: list[Any], precision: str) -> str | None:
+    """Fuse all layers and the last norm and compare first and last layer with what they were; say what differs.
+
+    Where something does, all is put back.
+    """
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = inner.get_decoder()
+    kernel = attention_of(model)
+    before = [_outcome(layer, body, precision) for layer in (layers[0], layers[-1])]
+    norm = body.norm if hasattr(body, "norm") and hasattr(body.norm, "variance_epsilon") else None
+    for layer in layers:
+        fuse_layer(layer, kernel)
+    after = [_outcome(layer, body, precision) for layer in (layers[0], layers[-1])]
+    for number, pair in zip((0, len(layers) - 1), zip(before, after, strict=True), strict=True):
+        if difference := _difference(*pair, precision):
+            for layer in layers:
+                unfuse(layer)
+            return f"layer {number} computed by fused kernels differs {difference}"
+    if norm is not None:
+        fuse_norm(norm)
+    return None
+
+
+def _outcome(layer: Any, body: Any, precision: str) -> tuple[Tensor, Tensor]:
+    """Return what a layer makes of a fixed random batch, and the gradient of its input."""
+    weight = next(layer.parameters())
+    dtype = next((part.dtype for part in body.embed_tokens.parameters()), weight.dtype)
+    source = torch.Generator().manual_seed(0)
+    states, upper = (
+        torch.randn(1, sum(_PROBE), int(body.config.hidden_size), generator=source).to(weight.device, dtype)
+        for _ in range(2)
+    )
+    states.requires_grad_()
+    places = torch.cat([torch.arange(length) for length in _PROBE])[None].to(weight.device)
+    offsets = torch.tensor([0, *torch.tensor(_PROBE).cumsum(0)], dtype=torch.int32, device=weight.device)
+    documents = Documents(offsets, _PROBE, max(_PROBE), offsets, _PROBE, max(_PROBE))
+    mixed = torch.autocast(weight.device.type, dtype=torch.bfloat16, enabled=precision == "mixed")
+    with torch.enable_grad(), mixed:
+        angles = body.rotary_emb(states, position_ids=places)
+        out = layer(states, position_embeddings=angles, position_ids=places, attention_mask=None, documents=documents)
+        out = out[0] if isinstance(out, tuple) else out
+        (gradient,) = torch.autograd.grad(out, states, upper.to(out.dtype))
+    return out.detach() - states.detach(), gradient - upper
+
+
+def _difference(one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor], precision: str) -> str | None:
+    """Say by how much two outcomes differ, or None if only by rounding. What passes the layer by is not in them."""
+    for name, left, right in zip(("its output", "its gradient"), one, two, strict=True):
+        allowed = _TOLERANCES[torch.bfloat16 if precision == "mixed" else left.dtype]
+        distance = float((left.double() - right.double()).norm() / left.double().norm().clamp_min(1e-12))
+        if not distance <= allowed:  # NaN is a difference
+            return f"in {name} by {distance:.2g} (allowed {allowed:g})"
+    return None

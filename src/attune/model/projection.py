@@ -120,7 +120,7 @@ class Projection:
         return torch.cat([lora.down for lora in self.loras]).to(dtype)
 
 
-def _below(linear: nn.Module) -> Any:
+def _below(linear: Any) -> Any:
     """Return the layer that PEFT has wrapped, or the layer itself."""
     return linear.get_base_layer() if hasattr(linear, "lora_A") else linear
 

@@ -37,6 +37,12 @@ class HeadNorms:
     eps: float
 
 
+def split(packed: Tensor, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries [T, Hq, D], keys and values [T, Hk, D] of packed rows, as views."""
+    parts = packed.view(packed.shape[0], -1, heads.width)
+    return parts.split([heads.queries, heads.keys, heads.keys], dim=1)  # type: ignore[no-any-return]
+
+
 def rotate(
     packed: Tensor, cos: Tensor, sin: Tensor, *, heads: Heads, norms: HeadNorms | None
 ) -> tuple[Tensor, Tensor, Tensor]:
