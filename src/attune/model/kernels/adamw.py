@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.optim.adamw import adamw
+
+from attune.model.kernels import runs
 
 BLOCK = 256  # values of an 8-bit moment that share a scale
 _MASK = 0xFFFFFFFF
@@ -50,6 +53,38 @@ class Slot:
     seed: int
 
 
+def update(slots: Sequence[Slot], numbers: Numbers, *, factor: Tensor | None, finite: Tensor | None) -> None:
+    """Update weights and state in place with gradients times `factor`; nothing at all where `finite` is false.
+
+    factor, finite: scalars on the device, None for 1 and true. The kernel does it where it runs; float64 and weights
+    that do not lie in one piece are left to the twin.
+    """
+    fast = [slot for slot in slots if _suits(slot)]
+    slow = [slot for slot in slots if not _suits(slot)]
+    if slow:
+        update_twin(slow, numbers, factor=factor, finite=finite)
+    if fast:
+        from attune.model.kernels.adamw_triton import launch
+
+        one = torch.ones((), device=fast[0].weight.device)
+        launch(
+            fast,
+            numbers,
+            factor=one if factor is None else factor.float(),
+            finite=one if finite is None else finite.float(),
+        )
+
+
+def _suits(slot: Slot) -> bool:
+    """Whether the kernel can update this weight."""
+    return (
+        runs(slot.weight)
+        and {slot.weight.dtype, slot.grad.dtype} <= {torch.float32, torch.bfloat16}
+        and slot.weight.is_contiguous()
+        and slot.grad.is_contiguous()
+    )
+
+
 def update_twin(slots: Sequence[Slot], numbers: Numbers, *, factor: Tensor | None, finite: Tensor | None) -> None:
     """Update weights and state in place with gradients times `factor`; nothing at all where `finite` is false.
 
@@ -63,13 +98,14 @@ def update_twin(slots: Sequence[Slot], numbers: Numbers, *, factor: Tensor | Non
         weight = widen(slot.weight, slot.low)
         grad = slot.grad.to(wide) if factor is None else slot.grad.to(wide) * factor.to(wide)
         step = slot.step - 1  # torch counts for itself
-        mean, square = read_moments(slot)
+        mean, square = _read_moments(slot)
         adamw(
             [weight], [grad], [mean], [square], [], [step],
             fused=True, amsgrad=False, maximize=False, lr=numbers.lr, beta1=numbers.beta1, beta2=numbers.beta2,
             eps=numbers.eps, weight_decay=numbers.weight_decay,
         )  # fmt: skip
-        _write(slot, weight)
+        _write_moments(slot, mean, square)
+        _write_weight(slot, weight)
 
 
 def widen(weight: Tensor, low: Tensor | None) -> Tensor:
@@ -113,18 +149,78 @@ def mix_bits(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def read_moments(slot: Slot) -> tuple[Tensor, Tensor]:
-    """Return both moments in the precision they are updated in."""
-    return slot.exp_avg, slot.exp_avg_sq
+def quantise_mean(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means as int8 in their shape, and the largest size of each block of 256 [ceil(n / 256)].
+
+    The code is 127 times the signed square root of the share of the largest, so that small means keep a direction.
+    """
+    blocks = _blocks(values)
+    top = blocks.abs().amax(1)
+    share = blocks.abs() / torch.where(top > 0, top, 1)[:, None]
+    code = torch.floor(127 * share.sqrt() + 0.5) * blocks.sign()
+    return code.to(torch.int8).flatten()[: values.numel()].view(values.shape), top
 
 
-def _write(slot: Slot, weight: Tensor) -> None:
-    """Put the updated values back where they are kept."""
+def quantise_square(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean squares as uint8 in their shape, and the largest of each block of 256 [ceil(n / 256)].
+
+    The code is 255 times the fourth root of the share of the largest, and never 0 for what is above 0: an update
+    divided by a square that was lost would be far too long.
+    """
+    blocks = _blocks(values)
+    top = blocks.amax(1)
+    share = blocks / torch.where(top > 0, top, 1)[:, None]
+    code = torch.floor(255 * share.sqrt().sqrt() + 0.5).clamp(min=1) * (blocks > 0)
+    return code.to(torch.uint8).flatten()[: values.numel()].view(values.shape), top
+
+
+def restore_mean(code: Tensor, top: Tensor) -> Tensor:
+    """Return means from their 8 bits, in the type of `top`; the counterpart of `quantise_mean`."""
+    share = code.to(top.dtype) / 127
+    return share.square().copysign(share) * _spread(top, code)
+
+
+def restore_square(code: Tensor, top: Tensor) -> Tensor:
+    """Return mean squares from their 8 bits, in the type of `top`; the counterpart of `quantise_square`."""
+    return (code.to(top.dtype) / 255).square().square() * _spread(top, code)
+
+
+def _blocks(values: Tensor) -> Tensor:
+    """Return values as [blocks, 256], filled up with zeros."""
+    return functional.pad(values.flatten(), (0, -values.numel() % BLOCK)).view(-1, BLOCK)
+
+
+def _spread(top: Tensor, like: Tensor) -> Tensor:
+    """Return each block's scale at every place of the block."""
+    return top.repeat_interleave(BLOCK)[: like.numel()].view(like.shape)
+
+
+def _read_moments(slot: Slot) -> tuple[Tensor, Tensor]:
+    """Return both moments in the precision they are updated in; a copy where they are kept in 8 bits."""
+    if slot.exp_avg_scale is None or slot.exp_avg_sq_scale is None:
+        return slot.exp_avg, slot.exp_avg_sq
+    return (
+        restore_mean(slot.exp_avg, slot.exp_avg_scale),
+        restore_square(slot.exp_avg_sq, slot.exp_avg_sq_scale),
+    )
+
+
+def _write_moments(slot: Slot, mean: Tensor, square: Tensor) -> None:
+    """Put updated moments back where they are kept."""
+    if slot.exp_avg_scale is None or slot.exp_avg_sq_scale is None:
+        return
+    for kept, value in zip((slot.exp_avg, slot.exp_avg_scale), quantise_mean(mean), strict=True):
+        kept.copy_(value)
+    for kept, value in zip((slot.exp_avg_sq, slot.exp_avg_sq_scale), quantise_square(square), strict=True):
+        kept.copy_(value)
+
+
+def _write_weight(slot: Slot, weight: Tensor) -> None:
+    """Put an updated weight back where it is kept."""
     if slot.weight.dtype != torch.bfloat16:
         return
     if slot.low is None:
-        noise = draw_bits(weight, seed=slot.seed, step=slot.step)
-        slot.weight.copy_(round_at_random(weight, noise))
+        slot.weight.copy_(round_at_random(weight, draw_bits(weight, seed=slot.seed, step=slot.step)))
         return
     high, low = split(weight)
     slot.weight.copy_(high)

@@ -8,19 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attune.model.kernels.adamw import Numbers, Slot, update_twin
+from attune.model.kernels.adamw import BLOCK, Numbers, Slot, update
 
 EPS = 1e-8
+SMALLEST_8_BIT = 4096  # values; the moments of smaller weights stay float32, as they cost nothing
 
 
 class AdamW(torch.optim.Optimizer):
-    """AdamW whose update takes a clip factor and a flag on the device. `rounding`: as train.rounding."""
+    """AdamW whose update takes a clip factor and a flag on the device.
+
+    `bits`: 32 or 8, of each moment (8: Dettmers et al. 2021, arXiv 2110.02861, with the codes of `quantise_mean` and
+    `quantise_square`); `rounding`: as train.rounding; `seed`: of stochastic rounding.
+    """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, betas: tuple[float, float], rounding: str, seed: int = 0
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        betas: tuple[float, float],
+        bits: int = 32,
+        rounding: str = "master",
+        seed: int = 0,
     ) -> None:
         super().__init__(list(groups), {"lr": 0.0, "betas": betas, "eps": EPS, "weight_decay": 0.0})
-        self.rounding = rounding
+        self.bits, self.rounding = bits, rounding
         weights = [weight for group in self.param_groups for weight in group["params"]]
         self._seeds = {
             weight: (seed * 0x10001 + 0x85EBCA6B * (place + 1)) & 0xFFFFFFFF for place, weight in enumerate(weights)
@@ -44,19 +55,14 @@ class AdamW(torch.optim.Optimizer):
             torch._foreach_add_([slot.step for slot in slots], done)
             beta1, beta2 = group["betas"]
             numbers = Numbers(group["lr"], beta1, beta2, group["eps"], group["weight_decay"])
-            update_twin(slots, numbers, factor=factor, finite=finite)
+            update(slots, numbers, factor=factor, finite=finite)
 
     def _slot(self, weight: Tensor) -> Slot:
         """Return a weight with its gradient and state; the state starts at zero."""
         assert weight.grad is not None
         state = self.state[weight]
         if not state:
-            wide = torch.promote_types(weight.dtype, torch.float32)
-            state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
-            state["exp_avg"] = torch.zeros_like(weight, dtype=wide)
-            state["exp_avg_sq"] = torch.zeros_like(weight, dtype=wide)
-            if weight.dtype == torch.bfloat16 and self.rounding == "master":
-                state["low"] = torch.zeros_like(weight, dtype=torch.int16)
+            state.update(self._start(weight))
         return Slot(
             weight=weight,
             grad=weight.grad,
@@ -68,3 +74,20 @@ class AdamW(torch.optim.Optimizer):
             low=state.get("low"),
             seed=self._seeds[weight],
         )
+
+    def _start(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return the state of a weight that was never updated: zeros."""
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        eight = self.bits == 8 and weight.numel() >= SMALLEST_8_BIT
+        state = {
+            "step": torch.zeros((), dtype=torch.float32, device=weight.device),
+            "exp_avg": torch.zeros_like(weight, dtype=torch.int8 if eight else wide),
+            "exp_avg_sq": torch.zeros_like(weight, dtype=torch.uint8 if eight else wide),
+        }
+        if eight:
+            blocks = -(-weight.numel() // BLOCK)
+            state["exp_avg_scale"] = torch.zeros(blocks, dtype=wide, device=weight.device)
+            state["exp_avg_sq_scale"] = torch.zeros(blocks, dtype=wide, device=weight.device)
+        if weight.dtype == torch.bfloat16 and self.rounding == "master":
+            state["low"] = torch.zeros_like(weight, dtype=torch.int16)
+        return state
