@@ -1,4 +1,4 @@
-"""Which weights train: all of them, or LoRA matrices that PEFT defines beside frozen ones."""
+"""Which weights train: all of them, or LoRA matrices that PEFT defines beside frozen ones, be they of 4 bits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from attune.config import AdapterConfig
 from attune.errors import ConfigError, ModelError
+from attune.model.nf4 import quantise_linears
+from attune.model.stores import HeldLinear
 from attune.world import mix_seed
 
 
@@ -24,16 +26,18 @@ class Parameters:
 
 
 def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: str) -> nn.Module:
-    """Return `model` ready to train: itself with all weights free (full), or wrapped by PEFT (lora).
+    """Return `model` ready to train: itself with all weights free (full), or wrapped by PEFT (lora, qlora).
 
-    `base` is written into the adapter's config as the model it belongs to. Adapter weights are float32 (float64 for a
-    float64 model).
+    For qlora, linear layers are first held in 4 bits unless `load_model` has done so. `base` is written into the
+    adapter's config as the model it belongs to. Adapter weights are float32 (float64 for a float64 model).
     Raises ConfigError when adapter.targets names no module of this model.
     """
     if config.kind == "full":
         return model.requires_grad_(True)
     from peft import LoraConfig, get_peft_model
 
+    if config.kind == "qlora" and not any(isinstance(part, HeldLinear) for part in model.modules()):
+        quantise_linears(model)
     targets: str | list[str] = config.targets
     if targets != "all-linear":
         targets = [name.strip() for name in config.targets.split(",") if name.strip()]
@@ -56,7 +60,10 @@ def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: 
         raise ConfigError(
             f'adapter.targets: "{config.targets}" matches no module. Linear modules here: {", ".join(names)}.'
         ) from error
-    wrapped.peft_config["default"].base_model_name_or_path = base
+    saved = wrapped.peft_config["default"]
+    saved.base_model_name_or_path = base
+    # the files are those of an adapter for the model as it was loaded: GPT-2's layers are transposed there
+    saved.fan_in_fan_out |= any(isinstance(part, HeldLinear) and part.was_transposed for part in model.modules())
     return wrapped  # type: ignore[no-any-return]
 
 
@@ -69,9 +76,10 @@ def _stores_inputs_first(model: nn.Module, targets: str | list[str]) -> bool:
 
 
 def count(model: nn.Module) -> Parameters:
-    """Return the number of parameters of `model`, tied ones once, and of those that train."""
+    """Return the number of parameters of `model`, tied ones and those of fewer bits once, and of those that train."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return Parameters(sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains))
+    held = sum(part.weight.numel() for part in model.modules() if isinstance(part, HeldLinear))
+    return Parameters(held + sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains))
 
 
 def trainable_weights(model: nn.Module) -> dict[str, Tensor]:

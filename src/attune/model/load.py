@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from attune.errors import ModelError
 from attune.model.attention import AttentionChoice, choose_attention, set_attention
 from attune.model.folder import check_folder, locate
+from attune.model.nf4 import quantise_linears
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64, "mixed": torch.float32}
 
@@ -26,10 +28,12 @@ def load_model(
     precision: str = "float32",
     attention: str = "exact",
     trust_remote_code: bool = False,
+    quantise: bool = False,
 ) -> PreTrainedModel:
     """Return the model of a local folder in evaluation mode, on `device`, with flat-batch attention plugged in.
 
     `precision` is float32, bfloat16, float64, or mixed (float32 weights, bfloat16 arithmetic under autocast).
+    `quantise`: hold linear layers in 4 bits, one after the other, so that `device` never holds them in 16.
     Raises ModelError when it cannot be loaded.
     """
     folder = Path(folder)
@@ -59,6 +63,8 @@ def load_model(
     choice = choose_attention(attention, device=device, dtype=compute, model_class=type(model), config=model.config)
     set_attention(model, choice)
     model.attention_choice = choice
+    if quantise:
+        quantise_linears(model, device=device)
     return model.to(device).eval()
 
 
@@ -100,18 +106,28 @@ def load_tuned(
     precision: str = "float32",
     attention: str = "exact",
     trust_remote_code: bool = False,
+    quantise: bool = False,
 ) -> Any:
-    """Return a tuned model from its folder: all weights, or a PEFT adapter on the base model its config names."""
+    """Return a tuned model from its folder: all weights, or a PEFT adapter on the base model its config names.
+
+    The base has its full weights, whatever it had when the adapter learned (4 bits under qlora, 8 under train.fp8);
+    `quantise` holds its linear layers in 4 bits.
+    """
+    options: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "attention": attention,
+        "trust_remote_code": trust_remote_code,
+        "quantise": quantise,
+    }
     folder = Path(folder)
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
-        return load_model(
-            folder, device=device, precision=precision, attention=attention, trust_remote_code=trust_remote_code
-        )
+        return load_model(folder, **options)
     from peft import PeftModel
 
     base = locate(json.loads(adapter.read_text())["base_model_name_or_path"])
-    model = load_model(
-        base, device=device, precision=precision, attention=attention, trust_remote_code=trust_remote_code
-    )
-    return PeftModel.from_pretrained(model, folder, local_files_only=True).eval()
+    model = load_model(base, **options)
+    with warnings.catch_warnings():  # PEFT says that it sees that layers of 4 bits are not transposed as GPT-2's were
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to True", category=UserWarning)
+        return PeftModel.from_pretrained(model, folder, local_files_only=True).eval()

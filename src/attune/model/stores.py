@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Store(Protocol):
@@ -24,6 +25,10 @@ class Store(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """The type of `dense()`; products have the type of what they are given."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where W lies."""
 
     def times(self, x: Tensor) -> Tensor:
         """Return x [T, in] @ W.T: [T, out], in the type of `x`."""
@@ -43,10 +48,42 @@ class Store(Protocol):
 
 @runtime_checkable
 class HoldsStore(Protocol):
-    """A linear layer that holds its weight in a way of its own."""
+    """What holds a weight in a way of its own."""
 
     def store(self) -> Store:
         """Return how the weight is held."""
+
+
+class HeldLinear(nn.Linear):
+    """A linear layer whose frozen weight is held by `held`, a module that holds a store; in all else as torch's.
+
+    `weight` has the shape, type and device of the weight but no memory: it reads as NaN and cannot be changed.
+    """
+
+    def __init__(self, held: nn.Module, bias: Tensor | None, *, was_transposed: bool = False) -> None:
+        nn.Module.__init__(self)  # not Linear's, which would make a weight
+        assert isinstance(held, HoldsStore)
+        self.held = held
+        self.was_transposed = was_transposed  # it replaces one of GPT-2's layers, which keep [in, out]
+        self.in_features, self.out_features = held.store().in_features, held.store().out_features
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """Return what stands for the weight [out, in] where only its shape, type or device is asked for."""
+        store = self.store()
+        one = torch.full((), float("nan"), dtype=store.dtype, device=store.device)
+        return one.expand(self.out_features, self.in_features)
+
+    def store(self) -> Store:
+        """Return how the weight is held."""
+        assert isinstance(self.held, HoldsStore)
+        return self.held.store()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [..., in] @ W.T + bias: [..., out], in the type of `x` (of autocast, where it is on)."""
+        y: Tensor = multiply(x, self.store(), bias=self.bias)
+        return y
 
 
 class DenseStore:
@@ -72,6 +109,11 @@ class DenseStore:
     def dtype(self) -> torch.dtype:
         """The type of the parameters."""
         return self._whole.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return self._whole.device
 
     def times(self, x: Tensor) -> Tensor:
         """Return x [T, in] @ W.T: [T, out]."""
@@ -128,6 +170,11 @@ class JoinedStore:
         """The type of the first part."""
         return self._parts[0].dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the first part lies."""
+        return self._parts[0].device
+
     def times(self, x: Tensor) -> Tensor:
         """Return x [T, in] @ W.T: [T, out]."""
         return torch.cat([part.times(x) for part in self._parts], dim=-1)
@@ -147,7 +194,7 @@ class JoinedStore:
 
     def dense(self) -> Tensor:
         """Return all weights: [out, in]."""
-        whole = torch.empty(self.out_features, self.in_features, dtype=self.dtype, device=self._device())
+        whole = torch.empty(self.out_features, self.in_features, dtype=self.dtype, device=self.device)
         for rows, part in zip(whole.split(self._rows), self._parts, strict=True):
             rows.copy_(part.dense())
         return whole
@@ -156,12 +203,9 @@ class JoinedStore:
         """Return the parts of this one and `others` side by side."""
         return JoinedStore([*self._parts, *others])
 
-    def _device(self) -> torch.device:
-        return self._parts[0].dense().device
-
 
 def store_of(linear: nn.Module) -> Store:
-    """Return how the weight of a linear layer is held: as it is, or as an Nf4Linear or Fp8Linear holds it.
+    """Return how the weight of a linear layer is held: as it is, or in fewer bits.
 
     The bias, if any, is not in it. Raises TypeError for other modules.
     """
@@ -183,6 +227,42 @@ def fuse(stores: Sequence[Store]) -> Store:
     if len(stores) == 1:
         return stores[0]
     return stores[0].joined(stores[1:]) or JoinedStore(stores)
+
+
+# stores keep memory that is used again and again, which a compiler cannot see
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def multiply(x: Tensor, store: Store, *, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Return x [..., in] @ W.T + bias: [..., out]; autograd finds the gradient of `x`, and of `weight` if it is given.
+
+    Under autocast, `x` is cast first, as torch's linear does.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    y: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), weight, store)  # type: ignore[no-untyped-call]
+    if bias is not None:
+        y = y + bias.to(y.dtype)
+    return y.view(*x.shape[:-1], -1)
+
+
+class _Product(torch.autograd.Function):
+    """The product of a store as autograd sees it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, store: Store) -> Tensor:
+        """Return x [T, in] @ W.T: [T, out]."""
+        ctx.store = store
+        ctx.weight_dtype = None if weight is None else weight.dtype
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None)
+        return store.times(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Return the gradients of x and of the weight."""
+        (x,) = ctx.saved_tensors
+        dx = ctx.store.back(dy) if ctx.needs_input_grad[0] else None
+        dw = None if x is None else ctx.store.outer(dy, x).to(ctx.weight_dtype)
+        return dx, dw, None
 
 
 def _share_storage(linears: Sequence[nn.Linear]) -> Tensor:
