@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from tokenizers import Encoding
 
 from attune.data.corpus import STATES, Corpus, Places, join_weights
+from attune.data.encoding.by_word import Tokens
 from attune.data.encoding.mask import Masker
 from attune.data.encoding.overlong import Policy, Toll, refuse_overlong, shorten
 from attune.data.encoding.turns import Rendered
@@ -93,10 +93,10 @@ class Collection:
         """
         self._keeps_examples = keeps_examples
         with rare_collections(), ThreadPoolExecutor(1) as pool:
-            waiting: tuple[list[tuple[int, Example]], list[Rendered], Future[list[Encoding]]] | None = None
+            waiting: tuple[list[tuple[int, Example]], list[Rendered], Future[Sequence[Tokens]]] | None = None
             for chunk in self._chunks():
                 rendered = [self.masker.template.render(example) for _, example in chunk]
-                future = pool.submit(self.masker.encode_texts, rendered)
+                future = self._encode(pool, rendered)
                 self._look(chunk)  # while the tokenizer's own threads work
                 if waiting:
                     self._finish(*waiting, draw_seed=draw_seed)
@@ -106,6 +106,14 @@ class Collection:
         self.intake.refuse_bad_rows()
         if self.policy == "error":
             refuse_overlong(self.toll, self.limit)
+
+    def _encode(self, pool: ThreadPoolExecutor, rendered: list[Rendered]) -> Future[Sequence[Tokens]]:
+        """Have texts encoded beside this thread by the tokenizer, which lets it run, else at once."""
+        if self.masker.words is None:
+            return pool.submit(self.masker.encode_texts, rendered)
+        done: Future[Sequence[Tokens]] = Future()
+        done.set_result(self.masker.encode_texts(rendered))
+        return done
 
     def look_only(self) -> None:
         """Read the file for the survey alone: its rows are held out, and nothing is encoded."""
@@ -159,7 +167,7 @@ class Collection:
         self,
         chunk: Sequence[tuple[int, Example]],
         rendered: Sequence[Rendered],
-        future: Future[list[Encoding]],
+        future: Future[Sequence[Tokens]],
         *,
         draw_seed: int | None,
     ) -> None:

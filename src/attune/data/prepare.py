@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from attune.config import Config
 from attune.data.collect import Collection
 from attune.data.corpus import STATES, Corpus, Entries
+from attune.data.encoding.by_word import WordEncoder, WordMismatchError, open_words
 from attune.data.encoding.mask import Masker
 from attune.data.encoding.template import ChatTemplate, ShapeMismatchError, open_template
 from attune.data.encoding.tokenizer import Tokenizer
@@ -22,6 +24,7 @@ from attune.data.join import Joined, join_entries
 from attune.data.lint.rows import RowOptions
 from attune.data.lint.waivers import Waivers, open_waivers
 from attune.data.preview import preview_rows
+from attune.data.reading.hub import is_hub
 from attune.data.reading.intake import Intake, read_examples
 from attune.data.reading.schema_file import open_answer_schema
 from attune.data.split import choose_held_out
@@ -32,6 +35,7 @@ from attune.types import Example, Finding, Ledger
 __all__ = ["Prepared", "prepare", "read_examples", "resolve_max_length"]
 
 LONGEST_BY_DEFAULT = 4096
+LARGE_BYTES = 2 * 1024 * 1024
 HELD_OUT = "validation"
 
 
@@ -83,12 +87,15 @@ def prepare(config: Config, tokenizer: Tokenizer, *, model_length: int | None, w
     preparation = partial(
         _Preparation, config, waivers=waivers, limit=limit, reason=reason, with_coverage=with_coverage
     )
-    try:
-        return preparation(template).run()
-    except ShapeMismatchError:
-        # the template looks at the words of a message: render every row with Jinja itself
-        template.compiles = False
-        return preparation(template).run()
+    words = open_words(tokenizer.backend) if _is_large(config) else None
+    while True:
+        try:
+            return preparation(template, words).run()
+        except ShapeMismatchError:
+            # the template looks at the words of a message: render every row with Jinja itself
+            template.compiles = False
+        except WordMismatchError:
+            words = None
 
 
 def resolve_max_length(config: Config, model_length: int | None) -> tuple[int, str]:
@@ -109,6 +116,12 @@ def resolve_max_length(config: Config, model_length: int | None) -> tuple[int, s
     )
 
 
+def _is_large(config: Config) -> bool:
+    """Return whether the training files are so large that a faster way to encode them is worth its opening."""
+    paths = (file.path for file in list_files(config))
+    return sum(0 if is_hub(path) else Path(path).stat().st_size for path in paths) >= LARGE_BYTES
+
+
 class _Preparation:
     """One go through all files; `run` is called once."""
 
@@ -116,13 +129,14 @@ class _Preparation:
         self,
         config: Config,
         template: ChatTemplate,
+        words: WordEncoder | None,
         *,
         waivers: Waivers,
         limit: int,
         reason: str,
         with_coverage: bool,
     ) -> None:
-        self.config, self.template, self.waivers = config, template, waivers
+        self.config, self.template, self.words, self.waivers = config, template, words, waivers
         self.limit, self.reason = limit, reason
         options = RowOptions(special_tokens=tuple(template.tokenizer.special_tokens))
         self.survey = Survey(options, open_answer_schema(config.data.answer_schema), with_coverage=with_coverage)
@@ -177,7 +191,7 @@ class _Preparation:
 
     def _collection(self, file: DataFile) -> Collection:
         data = self.config.data
-        intake, masker = Intake(file.path, data, file.source), Masker(self.template, data.mask)
+        intake, masker = Intake(file.path, data, file.source), Masker(self.template, data.mask, self.words)
         return Collection(intake, masker, self.survey, part=file.part, limit=self.limit, policy=data.overlong)
 
     def _collect(self, file: DataFile) -> Collection:
