@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from attune.config import AdapterConfig
 from attune.errors import ConfigError, ModelError
 from attune.model.adapter import attach_adapter, count, load_weights, save_model, trainable_weights
+from attune.model.load import load_model
 from attune.model.loss import loss_sums
 from tests.tiny import flat_batch, make_model, make_rows
 
@@ -69,6 +72,43 @@ def test_weights_of_another_model_are_refused() -> None:
         load_weights(model, {key: value for key, value in weights.items() if key != name})
     with pytest.raises(ModelError, match=r"has shape \(1,\), expected"):
         load_weights(model, weights | {max(weights): torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_qlora_counts_and_saves_as_lora_does(name: str, tmp_path: Path) -> None:
+    """Weights of 4 bits are counted as weights, and the adapter's files are the same but for the numbers."""
+    counts, configs, shapes = [], [], []
+    for kind in ("lora", "qlora"):
+        config = LORA.model_copy(update={"kind": kind})
+        model = attach_adapter(make_model(name, dtype=torch.float32), config, seed=0, base="b")
+        counts.append(count(model))
+        save_model(model, tmp_path / kind)
+        configs.append((tmp_path / kind / "adapter_config.json").read_text())
+        saved = load_file(tmp_path / kind / "adapter_model.safetensors")
+        shapes.append({key: (tensor.shape, tensor.dtype) for key, tensor in saved.items()})
+    assert counts[0] == counts[1]
+    assert json.loads(configs[0]) == json.loads(configs[1])
+    assert shapes[0] == shapes[1]
+
+
+def test_qlora_learns(stories: Path) -> None:
+    """A real model in 4 bits starts a little worse than in full, and its adapter learns a batch as well."""
+    losses: dict[str, list[float]] = {}
+    for kind in ("lora", "qlora"):
+        model = load_model(stories, quantise=kind == "qlora")
+        model = attach_adapter(model, LORA.model_copy(update={"kind": kind}), seed=0, base="b")
+        optimizer = torch.optim.AdamW(trainable_weights(model).values(), lr=0.01)
+        batch = flat_batch(make_rows([24, 40, 33]))
+        losses[kind] = []
+        for _ in range(30):
+            sums = loss_sums(model, batch)
+            (sums.loss / sums.tokens).backward()
+            losses[kind].append(float((sums.loss / sums.tokens).detach()))
+            optimizer.step()
+            optimizer.zero_grad()
+    assert losses["qlora"][0] == pytest.approx(losses["lora"][0], rel=0.1)
+    assert losses["qlora"][-1] < 0.8 * losses["qlora"][0]
+    assert losses["qlora"][-1] == pytest.approx(losses["lora"][-1], rel=0.1)
 
 
 @pytest.mark.parametrize("config", [AdapterConfig(), LORA], ids=["full", "lora"])
