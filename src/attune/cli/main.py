@@ -19,6 +19,7 @@ from attune.cli.chat import chat
 from attune.cli.check import check
 from attune.cli.evaluate import evaluate
 from attune.cli.options import SETTINGS, SettingsCommand
+from attune.cli.plan import plan
 from attune.cli.quickstart import quickstart
 from attune.cli.report import report
 from attune.cli.resume import resume
@@ -53,9 +54,10 @@ def build_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_attune)
     app.command()(quickstart)
     app.command(cls=SettingsCommand, context_settings=SETTINGS, options_metavar="DATA [OPTIONS] [SETTINGS]")(check)
-    app.command(cls=SettingsCommand, context_settings=SETTINGS, options_metavar="CONFIG|DATA [OPTIONS] [SETTINGS]")(
-        train
-    )
+    for verb in (plan, train):
+        app.command(cls=SettingsCommand, context_settings=SETTINGS, options_metavar="CONFIG|DATA [OPTIONS] [SETTINGS]")(
+            verb
+        )
     app.command()(resume)
     app.command("eval")(evaluate)
     app.command()(chat)

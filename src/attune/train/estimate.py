@@ -1,0 +1,204 @@
+"""How much memory a training will take, from shapes alone: weights, gradients, optimizer, activations, all in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from attune.config import Config, TrainConfig
+from attune.model.block import obstacle_of
+from attune.model.checkpointing import decoder_layers
+from attune.train.metrics import FlosCounter
+from attune.train.trace import Stored, imagine_model, trace
+
+HEAD_ROWS = 8192  # learned tokens whose logits exist at once, at most
+WORKING = 0.7  # of what a plain layer stores: what its backward pass holds besides (gradients of the wide products)
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # of a weight: 4 bits, a byte of scale for 64, a float for 256 scales
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The largest micro-batch: its tokens, how many of them are learned, and the squares of its rows' lengths, summed.
+
+    `accumulates`: a step has several, so that gradients are already there when the next one is computed.
+    """
+
+    tokens: int
+    learned: int
+    squares: int
+    accumulates: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes by purpose. `total` is the peak: less than the sum where gradients come as activations go."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The language-model head: its sizes, the bytes of a number in arithmetic and in its weight, and if it trains.
+
+    `room`: bytes of logits that exist at once.
+    """
+
+    width: int
+    vocabulary: int
+    element: int
+    weight_element: int
+    trains: bool
+    room: int
+
+    def bytes(self, learned: int) -> float:
+        """Return what the loss of so many learned tokens takes: their states and gradients, logits, and the weight's.
+
+        The gradient of the weight is added up in float32; a weight wider than arithmetic is copied into its type.
+        """
+        a_row = self.vocabulary * self.element
+        rows = min(learned, HEAD_ROWS, max(self.room // a_row, 64))
+        size = self.vocabulary * self.width
+        weight = (4 * size if self.trains else 0) + (self.element * size if self.weight_element > self.element else 0)
+        return 2 * learned * self.width * self.element + rows * a_row + weight
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a model takes in training whatever the batch, and what each token adds."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    stored: Stored  # as the layers that will run store it
+    working: float  # bytes per token that a layer's backward pass holds besides
+    scores: float  # bytes per squared row length: attention that writes its scores out
+    head: Head
+    flos: FlosCounter
+    parameters: int
+
+    def memory(self, load: Load, *, checkpointed: int = 0, offload: bool = False) -> Memory:
+        """Return the peak of a step with such micro-batches, `checkpointed` layers being computed again."""
+        stored = self.stored
+        again = min(checkpointed, stored.layers)
+        kept = 0.0 if offload else stored.layer_input
+        layer = stored.layer * load.tokens + self.scores * load.squares
+        held = (stored.layers - again) * layer + (again * kept + stored.rest) * load.tokens + stored.fixed
+        working = self.working * load.tokens + (layer if again else self.scores * load.squares)
+        activations = held + max(self.head.bytes(load.learned), working)
+        last = held / max(stored.layers, 1) + working  # at the first layer, when all gradients are there
+        both = activations + self.gradients if load.accumulates else max(activations, self.gradients + last)
+        fixed = self.weights + self.optimizer
+        return Memory(self.weights, self.gradients, self.optimizer, round(activations), round(fixed + both))
+
+
+def footprint(base: Path, config: Config) -> Footprint:
+    """Return what the model of a folder takes, trained as a resolved config says. Raises: ModelError, ConfigError."""
+    model = imagine_model(base, config)
+    settings: Any = model.config
+    settings = settings.get_text_config()
+    plain = trace(model, mixed=config.precision == "mixed")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    sizes = [p.numel() * p.element_size() for p in trained]
+    released = config.train.gradient_release
+    fused = is_fused(model, config)
+    return Footprint(
+        weights=_weight_bytes(model, config),
+        gradients=max(sizes, default=0) if released else sum(sizes),
+        optimizer=_optimizer_bytes(model, config.train),
+        stored=_lean(plain, settings, config) if fused else plain,
+        working=WORKING * plain.layer,
+        scores=_score_bytes(settings, config),
+        head=_head(model, config),
+        flos=FlosCounter.of(model),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def is_fused(model: nn.Module, config: Config) -> bool:
+    """Whether attune's own layers will run, which store less."""
+    train, layers = config.train, decoder_layers(model)
+    wanted = train.kernels == "fused" or (train.kernels == "auto" and config.device == "cuda")
+    return wanted and train.compile is not True and bool(layers) and all(obstacle_of(part) is None for part in layers)
+
+
+def _element(config: Config) -> int:
+    """Return the bytes of a number in arithmetic."""
+    return {"bfloat16": 2, "mixed": 2, "float32": 4, "float64": 8}[config.precision]
+
+
+def _lean(plain: Stored, settings: Any, config: Config) -> Stored:
+    """Return what a fused layer stores: what enters its halves, queries, keys, values, their result, gate and up.
+
+    Where queries and keys have norms, both also as they were before. Adapters add their narrow middles, 7 a layer.
+    """
+    element, hidden, heads = _element(config), settings.hidden_size, settings.num_attention_heads
+    head_dim = getattr(settings, "head_dim", None) or hidden // heads
+    queries, keys = heads * head_dim, settings.num_key_value_heads * head_dim
+    numbers = 2 * queries + 2 * keys + 2 * settings.intermediate_size
+    if settings.model_type == "qwen3":
+        numbers += queries + 2 * keys
+    if config.adapter.kind != "full":
+        numbers += 7 * config.adapter.rank
+    layer = element * numbers + 2 * plain.layer_input + 4 * heads  # the log-sum-exp is float32
+    return Stored(plain.layers, float(layer), plain.layer_input, plain.rest, 0.0)
+
+
+def _frozen_weights(model: nn.Module) -> list[Tensor]:
+    """Return the weights of frozen linear layers without the head: what is quantised where something is."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    found = [part for part in model.modules() if isinstance(part, (nn.Linear, Conv1D)) and part is not head]
+    weights: list[Tensor] = [part.weight for part in found]
+    return [weight for weight in weights if not weight.requires_grad]
+
+
+def _weight_bytes(model: nn.Module, config: Config) -> int:
+    """Return the bytes of all weights as they will lie in memory, with the scratch that quantised ones need."""
+    whole = sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers()))
+    linears = _frozen_weights(model)
+    if not linears or not (config.train.fp8 or config.adapter.kind == "qlora"):
+        return whole
+    numbers, before = sum(w.numel() for w in linears), sum(w.numel() * w.element_size() for w in linears)
+    if config.adapter.kind == "qlora":
+        scratch = 2 * sum({tuple(w.shape): w.numel() for w in linears}.values())
+        return whole - before + round(numbers * NF4_BYTES) + scratch
+    return whole - before + 2 * numbers  # 8 bits, once for each direction
+
+
+def _optimizer_bytes(model: nn.Module, train: TrainConfig) -> int:
+    """Return the bytes of the optimizer's state: moments, and the low half of 16-bit weights."""
+    total = 0.0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            matrix = parameter.ndim == 2
+            moments = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "muon": 4.0 if matrix else 8.0}[train.optimizer]
+            master = 2 if parameter.element_size() == 2 and train.rounding == "master" else 0
+            total += parameter.numel() * (moments + master)
+    return round(total)
+
+
+def _score_bytes(settings: Any, config: Config) -> float:
+    """Return the bytes that one layer's attention stores for each pair of tokens; fused attention stores none."""
+    if not getattr(settings, "attn_logit_softcapping", None):
+        return 0.0
+    return float(settings.num_attention_heads * (2 * _element(config) + 4))
+
+
+def _head(model: nn.Module, config: Config) -> Head:
+    weight = model.get_output_embeddings().weight  # type: ignore[operator]
+    fused = config.device == "cuda" and config.train.kernels != "plain"
+    return Head(
+        width=int(weight.shape[1]),
+        vocabulary=int(weight.shape[0]),
+        element=_element(config),
+        weight_element=weight.element_size(),
+        trains=bool(weight.requires_grad),
+        room=2**30 if fused else 2**26,
+    )

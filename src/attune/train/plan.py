@@ -1,0 +1,368 @@
+"""Will it fit, and how long will it take? An estimate from shapes, then the largest step measured, then a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attune.config import Config
+from attune.data.corpus import Corpus
+from attune.data.stream import Stream
+from attune.train.defaults import stream_of
+from attune.train.run import Inputs, Listener, gather
+
+if TYPE_CHECKING:  # torch and transformers are imported only after the data were found good
+    from attune.train.estimate import Footprint, Memory
+    from attune.train.measure import Measured
+
+Rows = NDArray[np.int64]
+GB = 1e9
+SAFE = 0.94  # share of the free memory that is planned with: allocators leave holes
+SURE = 1.25  # an estimate so many times above what is free is believed, and nothing is tried
+TRIES = 4  # measurements at most
+GRAIN = 256  # micro_tokens are chosen in such steps
+LARGEST = {"cpu": 4096, "cuda": 32768}  # more tokens at once bring no more speed
+COMFORT = {"cpu": 512, "cuda": 8192}  # with fewer tokens at once, computing layers again is the lesser loss
+USUAL_STEPS = 3  # that are timed
+MOST_STEPS = 20_000  # of a run that are looked at one by one
+RELIEF: dict[str, tuple[dict[str, Any], ...]] = {  # what a run that does not fit could change, mildest first
+    "cpu": ({"train.optimizer": "adamw_8bit"}, {"adapter.kind": "lora"}),
+    "cuda": (
+        {"train.optimizer": "adamw_8bit"},
+        {"precision": "bfloat16"},
+        {"precision": "bfloat16", "train.optimizer": "adamw_8bit"},
+        {"precision": "bfloat16", "adapter.kind": "lora"},
+        {"precision": "bfloat16", "adapter.kind": "qlora"},
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a plan may choose: tokens computed at once, and how many layers are computed again."""
+
+    micro_tokens: int
+    checkpointed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run has to compute: its rows, longest first, and the sums over all its steps and validations.
+
+    sizes, learned: int64 [rows], tokens and learned tokens of the rows in `order`; ends: their running sum.
+    """
+
+    corpus: Corpus
+    stream: Stream
+    steps: int
+    largest: int  # tokens of the largest step
+    tokens: float
+    learned_tokens: float
+    pairs: float  # of a token and one it sees
+    valid_tokens: float
+    order: Rows
+    sizes: Rows
+    ends: Rows
+    learned: Rows
+
+    def fill(self, tokens: int) -> Rows:
+        """Return places in `order` of the rows that make the worst micro-batch of at most `tokens`: the longest ones.
+
+        What is left over is filled with the longest row that still fits, and again. A longer row stands alone.
+        """
+        count = max(int(np.searchsorted(self.ends, tokens, side="right")), 1)
+        chosen, left = list(range(count)), tokens - int(self.ends[count - 1])
+        place = count
+        while left > 0 and (place := max(place, int(np.searchsorted(-self.sizes, -left)))) < len(self.sizes):
+            chosen.append(place)
+            left -= int(self.sizes[place])
+            place += 1
+        return np.asarray(chosen, dtype=np.int64)
+
+
+def survey_work(inputs: Inputs) -> Work:
+    """Return what a run has to compute. Of a very long run the first steps stand for all."""
+    config, corpus = inputs.config, inputs.prepared.train
+    steps, stream = int(config.train.steps), stream_of(corpus, config)
+    lengths = corpus.lengths
+    running = np.concatenate([np.zeros(1, np.int64), np.cumsum(corpus.learned, dtype=np.int64)])
+    learned = np.diff(running[corpus.offsets])
+    pairs = lengths * (lengths + 1) // 2
+    looked = min(steps, MOST_STEPS)
+    sums = np.array(
+        [[part[rows].sum() for part in (lengths, learned, pairs)] for rows in map(stream.rows, range(1, looked + 1))]
+    )
+    totals = sums.sum(axis=0) * (steps / looked)
+    validations = 1 + -(-steps // int(config.valid.every))
+    valid = inputs.prepared.valid
+    order = np.argsort(-lengths, kind="stable")
+    return Work(
+        corpus=corpus,
+        stream=stream,
+        steps=steps,
+        largest=int(sums[:, 0].max()),
+        tokens=float(totals[0]),
+        learned_tokens=float(totals[1]),
+        pairs=float(totals[2]),
+        valid_tokens=0.0 if valid is None else float(validations * len(valid.tokens)),
+        order=order,
+        sizes=lengths[order],
+        ends=np.cumsum(lengths[order]),
+        learned=learned[order],
+    )
+
+
+def plan(config: Config, *, measuring: bool = True, on_event: Listener | None = None) -> Mapping[str, Any]:
+    """Return the document of `attune plan`: what the run takes, whether it fits, and what to set so that it does.
+
+    Raises the UserError that training would raise before its first step. A plan that does not fit is a result.
+    """
+    tell = on_event or _deaf
+    inputs = gather(config, tell)
+    from attune.train.estimate import footprint
+    from attune.train.measure import free_bytes
+
+    work = survey_work(inputs)
+    free = free_bytes(str(inputs.config.device))
+    expected = footprint(inputs.base, inputs.config)
+    bounds = bounds_of(config, inputs, work, layers=expected.stored.layers)
+    plan_of = _Plan(inputs, work, expected, bounds, free)
+    choice, measured = plan_of.settle(tell, measuring=measuring)
+    return plan_of.document(choice, measured)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Between what a plan may choose: micro_tokens from `least` to `most`, layers computed again from `few` to `many`.
+
+    What the user set is not chosen: then both ends are the same. Below `comfort` tokens, computing layers again is the
+    lesser loss. All numbers of tokens are whole grains apart.
+    """
+
+    least: int
+    comfort: int
+    most: int
+    few: int
+    many: int
+
+
+def bounds_of(wished: Config, inputs: Inputs, work: Work, *, layers: int) -> Bounds:
+    """Return what is free to choose: settings that were `auto` before they were resolved."""
+    device, train = str(inputs.config.device), wished.train
+    if train.micro_tokens == "auto":
+        # a micro-batch is never smaller than a row, and no larger than a step
+        least = _up(min(int(work.sizes[0]), LARGEST[device]))
+        most = max(least, min(LARGEST[device], _up(work.largest)))
+        tokens = (least, max(least, min(COMFORT[device], most)), most)
+    else:
+        tokens = (train.micro_tokens,) * 3
+    if train.checkpointing == "auto":
+        return Bounds(*tokens, 0, layers)
+    wish = {"none": 0, "full": layers}.get(str(train.checkpointing), train.checkpointing)
+    return Bounds(*tokens, int(wish), int(wish))
+
+
+def choose(bounds: Bounds, fits: Callable[[Choice], bool]) -> Choice:
+    """Return the fastest choice that fits; the smallest one where none does.
+
+    Smaller micro-batches cost little until they no longer fill the device; computing layers again costs up to a third
+    of the speed. So: no more layers than asked for if a comfortable size fits; else as few as make it fit; and less
+    than that size only with all layers.
+    """
+    comfort = bounds.comfort
+    if fits(Choice(comfort, bounds.many)):
+        layers = _least(bounds.few, bounds.many, lambda number: fits(Choice(comfort, number)))
+        lowest, highest = comfort, bounds.most
+    else:
+        layers, lowest, highest = bounds.many, bounds.least, comfort
+    grains = (highest - lowest) // GRAIN
+    fewer = _least(0, grains, lambda number: fits(Choice(highest - number * GRAIN, layers)))
+    return Choice(highest - fewer * GRAIN, layers)
+
+
+def _up(tokens: int) -> int:
+    return -(-tokens // GRAIN) * GRAIN
+
+
+def _least(low: int, high: int, good: Callable[[int], bool]) -> int:
+    """Return the smallest number from `low` to `high` that is good, where all above a good one are; else `high`."""
+    while low < high:
+        middle = (low + high) // 2
+        if good(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A run, what it is expected to take, and what there is."""
+
+    inputs: Inputs
+    work: Work
+    expected: Footprint
+    bounds: Bounds
+    free: int  # bytes
+
+    def memory(self, choice: Choice) -> Memory:
+        """Return what a choice is expected to take."""
+        return _memory(self.expected, self.work, choice, offload=self.inputs.config.train.offload)
+
+    def settle(self, tell: Listener, *, measuring: bool) -> tuple[Choice, Measured | None]:
+        """Return the choice, and what was measured with it.
+
+        A measurement corrects the estimate, and if that changes the choice, the new one is measured, too.
+        """
+        ratio = 1.0
+        choice = self._choose(ratio)
+        best: tuple[Choice, Measured | None] | None = None
+        measured: Measured | None = None
+        for _ in range(TRIES if measuring else 0):
+            expected = self.memory(choice).total
+            if expected * ratio > self.free * SURE:
+                break
+            tell("note", f"measuring {_in_words(choice)}")
+            measured = self._measure(choice)
+            ratio = (measured.peak or SURE * self.free) / expected  # where it did not fit, by how much is a guess
+            again = self._choose(ratio)
+            if measured.peak is not None:
+                best = (choice, measured)
+            if again == choice or (best is not None and not _is_faster(again, best[0])):
+                break
+            choice = again
+        return best or (choice, measured)
+
+    def _choose(self, ratio: float) -> Choice:
+        """Return the choice where memory is `ratio` times the estimate."""
+        return choose(self.bounds, lambda choice: self.memory(choice).total * ratio <= self.free * SAFE)
+
+    def _measure(self, choice: Choice) -> Measured:
+        from attune.train.measure import Trial, measure
+
+        work, config = self.work, self.inputs.config.with_values(_settings(choice))
+        worst = work.order[work.fill(choice.micro_tokens)]
+        if work.largest > choice.micro_tokens:
+            worst = np.concatenate([worst, worst])  # two micro-batches: gradients are there at the second
+        usual = [work.stream.rows(step) for step in range(1, min(work.steps, USUAL_STEPS) + 1)]
+        # the optimizer's state is made at the end of the first step; on cuda, kernels are made for new sizes
+        steps = (worst, worst, *(usual if config.device == "cuda" else ()), *usual)
+        return measure(Trial(work.corpus, steps, worst=2, timed=len(usual)), config, self.inputs.base)
+
+    def document(self, choice: Choice, measured: Measured | None) -> dict[str, Any]:
+        """Return the JSON document."""
+        work, memory = self.work, self.memory(choice)
+        peak = measured.peak if measured else None
+        fits = memory.total <= self.free * SAFE if measured is None else peak is not None
+        speed = measured.tokens_per_s if measured else None
+        # a validation is a forward pass: a third of the work
+        hours = None if not speed else (work.tokens + work.valid_tokens / 3) / speed / 3600
+        return {
+            "fits": fits,
+            "memory_gb": {
+                "weights": _gb(memory.weights),
+                "gradients": _gb(memory.gradients),
+                "optimizer": _gb(memory.optimizer),
+                "activations": _gb(memory.activations),
+                "total": _gb(memory.total),
+                "measured": None if peak is None else _gb(peak),
+            },
+            "error": None if peak is None else round(memory.total / peak - 1, 4),
+            "capacity_gb": _gb(self.free),
+            "tokens_per_s": None if speed is None else round(speed, 1),
+            "steps": work.steps,
+            "hours": None if hours is None else round(hours, 4),
+            "train_flos": self._flos(),
+            "tokens": round(work.tokens),
+            "device": self.inputs.config.device,
+            "micro_tokens": choice.micro_tokens,
+            "checkpointing": choice.checkpointed,
+            "layers": self.expected.stored.layers,
+            "config": self._chosen(choice),
+            "instead": [] if fits else self._relief(),
+            "cost": None,
+        }
+
+    def _flos(self) -> float:
+        from attune.train.metrics import Counts
+
+        work = self.work
+        tokens, learned = round(work.tokens), round(work.learned_tokens)
+        counts = Counts(
+            weight=float(learned),
+            row_tokens=tokens,
+            learned_tokens=learned,
+            computed_tokens=tokens,
+            computed_learned=learned,
+            pairs=round(work.pairs),
+        )
+        return self.expected.flos.of_counts(counts)
+
+    def _chosen(self, choice: Choice) -> dict[str, Any]:
+        """Return the settings that the plan chose and the config should say."""
+        settings = _settings(choice)
+        if self.bounds.least == self.bounds.most and "train.micro_tokens" not in self.inputs.resolved:
+            del settings["train.micro_tokens"]
+        if self.bounds.few == self.bounds.many:
+            del settings["train.checkpointing"]
+        return settings
+
+    def _relief(self) -> list[dict[str, Any]]:
+        """Return the first changes of RELIEF that would fit, with what they are expected to take; one at most."""
+        from attune.train.estimate import footprint
+
+        config = self.inputs.config
+        for settings in RELIEF[config.device]:
+            changed = config.with_values(settings)
+            if changed == config or (
+                config.adapter.kind != "full" and changed.adapter.kind in (config.adapter.kind, "lora")
+            ):
+                continue
+            smallest = Choice(self.bounds.least, self.bounds.many)
+            memory = _memory(footprint(self.inputs.base, changed), self.work, smallest, offload=config.train.offload)
+            if memory.total <= self.free * SAFE:
+                return [{"config": dict(settings), "total_gb": _gb(memory.total)}]
+        return []
+
+
+def _memory(expected: Footprint, work: Work, choice: Choice, *, offload: bool) -> Memory:
+    """Return what a choice takes by an estimate."""
+    from attune.train.estimate import Load
+
+    rows = work.fill(choice.micro_tokens)
+    sizes = work.sizes[rows]
+    load = Load(
+        tokens=int(sizes.sum()),
+        learned=int(work.learned[rows].sum()),
+        squares=int((sizes * sizes).sum()),
+        accumulates=work.largest > choice.micro_tokens,
+    )
+    return expected.memory(load, checkpointed=choice.checkpointed, offload=offload)
+
+
+def _settings(choice: Choice) -> dict[str, Any]:
+    return {"train.micro_tokens": choice.micro_tokens, "train.checkpointing": choice.checkpointed or "none"}
+
+
+def _is_faster(one: Choice, other: Choice) -> bool:
+    """Whether a choice is worth another measurement: fewer layers again, or many more tokens at once."""
+    return one.checkpointed < other.checkpointed or (
+        one.checkpointed == other.checkpointed and one.micro_tokens >= 1.5 * other.micro_tokens
+    )
+
+
+def _in_words(choice: Choice) -> str:
+    again = f", {choice.checkpointed} layers computed again" if choice.checkpointed else ""
+    return f"{choice.micro_tokens:,} tokens at once{again}"
+
+
+def _gb(number: float) -> float:
+    return round(number / GB, 4)
+
+
+def _deaf(kind: str, payload: Any) -> None:
+    """Hear nothing."""
