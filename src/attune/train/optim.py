@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules; a schedule is a pure function of the step."""
+"""Which optimizer a config names, its one guarded step and its saved state; schedules are functions of the step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from attune.config import TrainConfig
-from attune.train.optimizers.adamw import AdamW
+from attune.errors import ConfigError
+from attune.train.optimizers.guarded import RULES, Guarded
+from attune.train.optimizers.muon import hidden_matrices
+from attune.train.optimizers.weight import gradient_norm, start_state
 
+NO_CLIP = 1e6  # a train.clip from here on is none
 WSD_DECAY = 0.2  # the share of steps in which wsd falls to zero (Hu et al. 2024, arXiv 2404.06395, use 10-20 %)
 
 
@@ -41,53 +45,72 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, seed: int = 0) -> 
     """Return the optimizer that `config` names, over the trainable weights; weight decay acts on matrices only.
 
     The learning rate is set anew at every step; `seed` is that of stochastic rounding.
-    Source: Loshchilov and Hutter, arXiv 1711.05101.
+    Raises ConfigError when gradients are to be released and clipped.
     """
+    _check_release(config)
     trains = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trains if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trains if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
     betas = (config.beta1, config.beta2)
-    if all(p.dtype in (torch.float32, torch.float64) and not p.is_cuda for p in trains):
-        return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
-    return AdamW(groups, betas=betas, rounding=config.rounding, seed=seed)
+    simple = config.optimizer == "adamw" and not config.gradient_release
+    if simple and all(p.device.type == "cpu" and p.dtype != torch.bfloat16 for p in trains):
+        return torch.optim.AdamW(_groups(trains, config, "adamw"), lr=0.0, betas=betas, fused=True)
+    inner = hidden_matrices(model) if config.optimizer == "muon" else set()
+    groups = _groups([p for p in trains if p in inner], config, "muon")
+    outer_rule = "adamw" if config.optimizer == "muon" else config.optimizer
+    groups += _groups([p for p in trains if p not in inner], config, outer_rule)
+    optimizer = Guarded(groups, betas=betas, rounding=config.rounding, seed=seed)
+    if config.gradient_release:
+        optimizer.release()
+    return optimizer
+
+
+def _groups(weights: Sequence[nn.Parameter], config: TrainConfig, rule: str) -> list[dict[str, Any]]:
+    """Return weights in groups: matrices, which decay, and the rest; an empty group is left out."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": config.weight_decay, "rule": rule},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0, "rule": rule},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _check_release(config: TrainConfig) -> None:
+    if config.gradient_release and config.clip < NO_CLIP:
+        raise ConfigError(
+            f"train.gradient_release: each weight is updated before the norm of all gradients is known, so they\n"
+            f"cannot be clipped (train.clip is {config.clip:g}).\n"
+            f"Switch clipping off with --train.clip {NO_CLIP:g}, or leave train.gradient_release off."
+        )
+
+
+def state_bytes(model: nn.Module, config: TrainConfig) -> int:
+    """Return how many bytes the optimizer will keep for the trainable weights of `model`, which may be on meta."""
+    inner = hidden_matrices(model) if config.optimizer == "muon" else set()
+    rest = "adamw" if config.optimizer == "muon" else config.optimizer
+    total = 0
+    for weight in model.parameters():
+        if weight.requires_grad:
+            shape = torch.empty_like(weight, device="meta")
+            start, _ = RULES["muon" if weight in inner else rest]
+            state = start_state(shape, rounding=config.rounding) | start(shape)
+            total += sum(value.numel() * value.element_size() for value in state.values())
+    return total
 
 
 def clip_and_step(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], clip: float) -> Tensor:
     """Update once with gradients scaled down to a norm of at most `clip`; return the norm they had, a scalar.
 
-    The host is never asked: where the norm is not finite, no weight and no moment changes, and the caller finds out
-    when it reads the norm.
+    The host is never asked on cuda: where the norm is not finite, no weight and no moment changes, and the caller finds
+    out when it reads the norm. Where gradients are released, all is done already and only the norm is returned.
     """
-    weights = [weight for weight in parameters if weight.grad is not None]
-    if isinstance(optimizer, AdamW):
-        norm = gradient_norm([weight.grad for weight in weights if weight.grad is not None])
+    if isinstance(optimizer, Guarded):
+        if optimizer.releases:
+            return optimizer.take_norm()
+        norm = gradient_norm([weight.grad for weight in parameters if weight.grad is not None])
         optimizer.update((clip / (norm + 1e-6)).clamp(max=1.0), norm.isfinite())
         return norm
-    norm = nn.utils.clip_grad_norm_(weights, clip)
-    if isinstance(optimizer, torch.optim.AdamW):
-        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined] # as torch's GradScaler does
-        optimizer.step()
-        del optimizer.found_inf  # type: ignore[attr-defined]
-    elif bool(norm.isfinite()):
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    if bool(norm.isfinite()):  # torch's own optimizers are for weights on the host
         optimizer.step()
     return norm
-
-
-def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean norm of all gradients together, a scalar summed in float32 or better."""
-    if not gradients:
-        return torch.zeros(())
-    kinds: dict[torch.dtype, list[Tensor]] = {}
-    for gradient in gradients:
-        kinds.setdefault(gradient.dtype, []).append(gradient)
-    norms: list[Tensor] = []
-    for dtype, group in kinds.items():
-        norms += torch._foreach_norm(group, 2, dtype=torch.promote_types(dtype, torch.float32))  # noqa: SLF001 - the public one rounds each norm to the gradients' type
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -105,7 +105,8 @@ def update_twin(slots: Sequence[Slot], numbers: Numbers, *, factor: Tensor | Non
             eps=numbers.eps, weight_decay=numbers.weight_decay,
         )  # fmt: skip
         _write_moments(slot, mean, square)
-        _write_weight(slot, weight)
+        if weight is not slot.weight:
+            keep_weight(slot.weight, slot.low, weight, seed=slot.seed, step=slot.step)
 
 
 def widen(weight: Tensor, low: Tensor | None) -> Tensor:
@@ -215,13 +216,12 @@ def _write_moments(slot: Slot, mean: Tensor, square: Tensor) -> None:
         kept.copy_(value)
 
 
-def _write_weight(slot: Slot, weight: Tensor) -> None:
-    """Put an updated weight back where it is kept."""
-    if slot.weight.dtype != torch.bfloat16:
-        return
-    if slot.low is None:
-        slot.weight.copy_(round_at_random(weight, draw_bits(weight, seed=slot.seed, step=slot.step)))
-        return
-    high, low = split(weight)
-    slot.weight.copy_(high)
-    slot.low.copy_(low)
+def keep_weight(weight: Tensor, low: Tensor | None, values: Tensor, *, seed: int, step: Tensor) -> None:
+    """Put updated values, in the precision of `widen`, back into a weight and its lower half, or round at random."""
+    if weight.dtype != torch.bfloat16:
+        weight.copy_(values)
+    elif low is None:
+        weight.copy_(round_at_random(values, draw_bits(values, seed=seed, step=step)))
+    else:
+        for kept, half in zip((weight, low), split(values), strict=True):
+            kept.copy_(half)
