@@ -46,6 +46,10 @@ class ResourceError(UserError):
     exit_code = 6
 
 
+class OutOfMemoryError(ResourceError):
+    """Memory too small for the run as it is set: a resumed one would meet it again, so a new one must be started."""
+
+
 class RefusedError(UserError):
     """Something attune will not do: overwrite a run, resume with changed data, trust a failed proof."""
 

@@ -142,6 +142,19 @@ def test_a_gradient_that_is_not_finite_stops_too() -> None:
     assert moved(model, make_model()) == 0
 
 
+def test_a_loss_that_is_infinite_stops_too() -> None:
+    """A loss can be infinite while its gradient is not (a token that the model rules out): nothing is updated."""
+    model = make_model()
+    bias = torch.zeros(61, dtype=torch.float64)
+    bias[int(make_corpus(LENGTHS).tokens[4])] = -math.inf
+    model.lm_head.bias = torch.nn.Parameter(bias, requires_grad=False)
+    with pytest.raises(TrainingError, match="step 1: loss inf"):
+        learn(model, make_corpus(LENGTHS))
+    del model.lm_head.bias
+    start = dict(make_model().named_parameters())
+    assert all(torch.equal(weight, start[name]) for name, weight in model.named_parameters())
+
+
 def test_a_step_without_learned_tokens_is_told() -> None:
     """Zero learned tokens give no mean: the step is refused like any number that went wrong."""
     tokens, targets = make_rows([5])[0]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -90,6 +91,7 @@ def recompute(*, has_dropout: bool, store: HostStore | None = None) -> Callable[
     if store is None:
         return call
 
+    @torch.compiler.disable  # a compiler does not look into such hooks
     def with_store(function: Callable[..., Any], *inputs: Any) -> Any:
         """Save the inputs under the store's hooks; inside, torch's own hooks keep nothing at all."""
         with store.hooks():

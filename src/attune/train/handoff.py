@@ -26,6 +26,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 
+_METHODS = {"full": "Full", "lora": "LoRA", "qlora": "QLoRA"}
+
 
 def write_model(
     run: RunFolder,
@@ -61,7 +63,7 @@ def _card(config: Config, prepared: Prepared, result: Mapping[str, Any]) -> str:
         if metrics.get(name) is not None
     ]
     table = "\n".join(f"| {name} | {value:.4g} |" for name, value in rows)
-    lora = config.adapter.kind == "lora"
+    lora = config.adapter.kind != "full"
     head = ["---", f"base_model: {base}", f"base_model_relation: {'adapter' if lora else 'finetune'}"]
     head += [
         f"library_name: {'peft' if lora else 'transformers'}",
@@ -72,7 +74,7 @@ def _card(config: Config, prepared: Prepared, result: Mapping[str, Any]) -> str:
         "---",
     ]
     method = (
-        f"{'LoRA' if lora else 'Full'} supervised fine-tuning: {prepared.train.num_rows:,} rows, "
+        f"{_METHODS[config.adapter.kind]} supervised fine-tuning: {prepared.train.num_rows:,} rows, "
         f"{prepared.train.num_learned:,} learned tokens a pass, {result['steps']:,} steps, "
         f"best step {result['best_step']:,}."
     )

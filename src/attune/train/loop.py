@@ -68,8 +68,8 @@ def train_steps(
     The gradient is that of the summed loss over the learned tokens of the whole step divided by their number, so the
     shape of the micro-batches never changes it. The device is waited for once a step, when its numbers are read.
 
-    Raises TrainingError if loss or gradient is not finite: nothing is updated with it. ResourceError when memory runs
-    out and `room` has no smaller micro-batch to offer.
+    Raises TrainingError if loss or gradient is not finite: nothing is updated with it. OutOfMemoryError when memory
+    runs out and `room` has no smaller micro-batch to offer.
     """
     how = Arithmetic(world, seed, precision, loss, room)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -121,7 +121,8 @@ def _backward(model: nn.Module, batch: Batch, weight: float, how: Arithmetic) ->
         batch = on_device(batch, device)
     with arithmetic(how.precision, device):
         part = loss_sums(model, batch, how.loss, scale=1 / weight if weight else math.nan)
-    part.loss.backward()
+    # 1, or NaN where the loss is not finite though its gradient is: then nothing may be updated either
+    part.loss.backward(1 + 0 * part.loss.detach())
     return torch.stack([part.nll.double(), part.correct.double()])
 
 

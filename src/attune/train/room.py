@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from attune.errors import ResourceError
+from attune.errors import OutOfMemoryError
 from attune.types import Batch
 
 FEWEST_TOKENS = 64
@@ -29,17 +29,17 @@ class Room:
     def shrink(self, batch: Batch, *, step: int, device: torch.device) -> None:
         """Halve the tokens computed at once after `batch` did not fit, and give back what is held in vain.
 
-        Raises: ResourceError when the batch is a single row, or half of it would be less than 64 tokens.
+        Raises: OutOfMemoryError when the batch is a single row, or has at most 64 tokens.
         """
         tokens = len(batch.tokens)
-        half = min(self.micro_tokens, tokens) // 2
+        half = max(min(self.micro_tokens, tokens) // 2, FEWEST_TOKENS)
         free_memory(device)
-        if len(batch.rows) == 1 or half < FEWEST_TOKENS:
+        if len(batch.rows) == 1 or tokens <= FEWEST_TOKENS:
             rows = "one row" if len(batch.rows) == 1 else f"{len(batch.rows)} rows"
-            raise ResourceError(
+            raise OutOfMemoryError(
                 f"step {step}: out of memory with {rows} of {tokens:,} tokens; nothing was updated with it.\n"
-                "Use train.checkpointing full (or train.offload true), adapter.kind lora or qlora, a smaller\n"
-                "data.max_length or train.optimizer adamw_8bit; `attune plan` says what would fit."
+                "Start a new run with train.checkpointing full (and train.offload true), adapter.kind lora or qlora,\n"
+                "train.optimizer adamw_8bit or a smaller data.max_length; `attune plan` says what fits."
             )
         if self._tell is not None:
             self._tell(

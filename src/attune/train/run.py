@@ -16,7 +16,7 @@ from attune.config import Config
 from attune.config_file import dump_yaml, load_run_config
 from attune.data.encoding.tokenizer import Tokenizer, load_tokenizer
 from attune.data.prepare import Prepared, prepare
-from attune.errors import CheckpointError, ConfigError, Interrupted, RefusedError, ResourceError
+from attune.errors import CheckpointError, ConfigError, Interrupted, OutOfMemoryError, RefusedError, ResourceError
 from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
 from attune.record import RunFolder, plain
 from attune.train.data_files import fingerprints, free_folder, refuse_changes
@@ -164,10 +164,11 @@ def _go(run: RunFolder, inputs: Inputs, session: Session, tell: Listener) -> Run
         with StopRequest() as stop:
             stopped_early = _train(run, session, stop, tell)
     except Exception as error:
+        _tell_notes(run, session, tell)
         status = "stopped" if isinstance(error, Interrupted) else "failed"
         run.event("stop" if status == "stopped" else "error", str(error))
         run.write_json("result.json", _result(run, session, status=status))
-        if isinstance(error, ResourceError):
+        if isinstance(error, ResourceError) and not isinstance(error, OutOfMemoryError):
             raise ResourceError(f"{error} Then go on: attune resume {run.path}") from error
         raise
     session.take_best_weights(run.path / "checkpoints")

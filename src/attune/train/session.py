@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attune.config import Config
-from attune.data.batch import to_batch
+from attune.data.batch import pad_to, saving, step_batches
 from attune.data.corpus import Corpus
-from attune.data.layout import lay_out
 from attune.data.prepare import Prepared
 from attune.errors import ConfigError
 from attune.evals.heldout import Measured, measure
@@ -40,6 +39,7 @@ from attune.train.room import Room
 from attune.types import Batch, StepRecord, ValidRecord
 from attune.world import World
 
+FP8_ROWS = 16  # 8-bit matrix products sum over a multiple of so many tokens
 LEAST_SAVING = 0.005  # the share of tokens from which on sharing is worth a word
 
 
@@ -71,6 +71,7 @@ class Session:
             precision=config.precision,
             attention=config.attention,
             trust_remote_code=config.trust_remote_code,
+            quantise=config.adapter.kind == "qlora",
         )
         self.attention: AttentionChoice = attention_choice(loaded)
         ready = make_ready(loaded, config, base=full_name(config.model))
@@ -111,6 +112,8 @@ class Session:
             rows = self.stream.rows(number)
             micro_tokens = self.room.micro_tokens
             batches = self._lay_out(rows, micro_tokens)
+            if number == first and (saved := saving(batches)) >= LEAST_SAVING:
+                self._notes.append(f"shared beginnings save {saved:.0%} of the tokens of step {number}")
             places, relay = partial(self._places, rows), partial(self._lay_out, rows)
             yield Step(number, self.stream.epoch(number), batches, places, relay, micro_tokens)
 
@@ -119,15 +122,14 @@ class Session:
 
         Raises: ConfigError when there are several, and train.gradient_release needs one.
         """
-        parts = lay_out(self.corpus.lengths[rows], micro_tokens)
-        batches = tuple(to_batch(self.corpus, rows[part]) for part in parts)
+        batches = step_batches(self.corpus, rows, micro_tokens, share=self.shares)
         if self.config.train.gradient_release and len(batches) > 1:
             tokens = sum(len(batch.tokens) for batch in batches)
             raise ConfigError(
                 f"train.gradient_release: a step must be one micro-batch, this one is {len(batches)}.\n"
                 f"Set train.micro_tokens to {tokens} or more, make train.batch_rows smaller, or leave it off."
             )
-        return batches
+        return tuple(pad_to(batch, FP8_ROWS) for batch in batches) if self.config.train.fp8 else batches
 
     def _places(self, rows: NDArray[np.int64]) -> list[str]:
         """Return where rows of the corpus stand in their files."""
@@ -198,6 +200,7 @@ class Session:
         """Write a checkpoint of this step into `folder` and delete the ones no longer kept; return its path."""
         self.progress = replace(self.progress, seconds=seconds)
         state = {key: getattr(self.progress, key) for key in Progress.__slots__}
+        state["micro_tokens"] = self.room.micro_tokens  # what memory had room for; the bits depend on it
         path = checkpoints.save(folder, self.progress.step, model=self.model, optimizer=self.optimizer, state=state)
         checkpoints.prune(folder, keep=self.config.checkpoint.keep, best_step=self.progress.best_step)
         return path
@@ -207,6 +210,7 @@ class Session:
         checkpoints.restore(checkpoint, model=self.model, optimizer=self.optimizer)
         self.progress = Progress(**{key: checkpoint.state[key] for key in Progress.__slots__})
         self.meter.flos = self.progress.flos
+        self.room.micro_tokens = checkpoint.state.get("micro_tokens", self.room.micro_tokens)
 
     def take_best_weights(self, folder: Path) -> None:
         """Put the weights of the best validated step into the model; without validation, the last step's stay."""
