@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from attune.config import AdapterConfig
-from attune.errors import ModelError
+from attune.errors import ConfigError, ModelError
 from attune.model.adapter import attach_adapter, trainable_weights
 from attune.model.fp8 import Fp8Linear, Fp8Store, Fp8Weight, TrainedFp8Store, check_fp8, gradient_type, hold_in_fp8
 from attune.model.kernels import fp8, is_interpreted
 from attune.model.loss import loss_sums
+from attune.model.nf4 import quantise_linears
 from attune.model.stores import HeldLinear, fuse, store_of
 from tests.tiny import flat_batch, make_model, make_rows
 
@@ -213,9 +214,38 @@ def test_a_device_without_8_bit_units_is_refused() -> None:
     """On a processor, the wish is an error; a model without a fitting layer is one too."""
     with pytest.raises(ModelError, match=r"train\.fp8: cpu has no 8-bit matrix units"):
         hold_in_fp8(make_model(), is_frozen=True)
+    model = make_model()
+    quantise_linears(model)
+    with pytest.raises(ConfigError, match=r"adapter\.kind lora in place of qlora"):
+        hold_in_fp8(model, is_frozen=True, simulate=True)
     with pytest.raises(ModelError, match="has no 8-bit matrix units"):
         check_fp8(torch.device("cpu"))
     with pytest.raises(ModelError, match="multiples of 16"):
         hold_in_fp8(nn.Sequential(nn.Linear(10, 10)), is_frozen=True, simulate=True)
     with pytest.raises(ModelError, match="NaN or infinite"):
         Fp8Weight(torch.full((16, 16), math.inf))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("by_row", [True, False])
+@pytest.mark.parametrize("tokens", [1, 13, 64])
+def test_the_device_computes_what_the_twin_does(by_row: bool, tokens: int) -> None:
+    """On CUDA, numbers and scales agree to the bit with the twin's, and products within the matrix units' rounding."""
+    torch.manual_seed(0)
+    weights = [torch.randn(64, 256, dtype=torch.bfloat16), torch.randn(32, 256, dtype=torch.bfloat16)]
+    x, dy = torch.randn(tokens, 256, dtype=torch.bfloat16), torch.randn(tokens, 96, dtype=torch.bfloat16)
+    for eight in TYPES:
+        numbers, scales = fp8.quantise(x.cuda(), eight, by_row=by_row)
+        want, want_scales = fp8.quantise(x, eight, by_row=by_row)
+        assert torch.equal(scales.cpu(), want_scales)
+        assert torch.equal(numbers.cpu().view(torch.uint8), want.view(torch.uint8))
+    results = []
+    for device in ("cpu", "cuda"):
+        parts = [Fp8Weight(weight.to(device), by_row=by_row).store() for weight in weights]
+        alone = torch.cat([part.times(x.to(device)) for part in parts], dim=1)
+        store = fuse(parts)
+        upper = dy.to(device)
+        results.append((alone, store.times(x.to(device)), store.back(upper), parts[1].back(upper[:, 64:])))
+    for got, want in zip(results[1], results[0], strict=True):
+        assert float((got.cpu().double() - want.double()).norm() / want.double().norm()) < 0.01

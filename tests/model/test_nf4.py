@@ -231,3 +231,22 @@ def test_nothing_to_hold_is_an_error() -> None:
     """A model without linear layers is not silently left as it is."""
     with pytest.raises(ModelError, match="no linear layers to hold in 4 bits"):
         quantise_linears(nn.Sequential(nn.Embedding(2, 2)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [10, 64 * 1000 + 6, 4096 * 1024])
+def test_the_device_packs_and_unpacks_as_the_twin_does(count: int, dtype: torch.dtype) -> None:
+    """On CUDA, scales and packed weights agree to the bit, unpacked ones to the last place."""
+    flat = normal(count, dtype=dtype)
+    codes, grid = nf4.find_scales(flat)
+    packed = nf4.pack(flat, codes, grid)
+    there = nf4.find_scales(flat.cuda())
+    torch.testing.assert_close(there[1].cpu(), grid, rtol=1e-6, atol=0)
+    assert torch.equal(there[0].cpu(), codes)
+    assert torch.equal(nf4.pack(flat.cuda(), codes.cuda(), grid.cuda()).cpu(), packed)
+    got, want = torch.empty(count, dtype=dtype, device="cuda"), torch.empty(count, dtype=dtype)
+    nf4.unpack(packed.cuda(), codes.cuda(), grid.cuda(), got)
+    nf4.unpack_twin(packed, codes, grid, want)
+    torch.testing.assert_close(got.cpu(), want, rtol=2.0**-7 if dtype == torch.bfloat16 else 1e-6, atol=0)

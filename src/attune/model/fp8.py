@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attune.errors import ModelError
+from attune.errors import ConfigError, ModelError
 from attune.model.kernels.fp8 import quantise
 from attune.model.nf4 import is_head
 from attune.model.stores import DenseStore, HeldLinear, Store, multiply
@@ -263,8 +263,13 @@ def hold_in_fp8(model: nn.Module, *, is_frozen: bool, by_row: bool = True, simul
 
     Frozen weights are held in 8 bits only, one layer after the other; weights that train stay as they are. `by_row`: a
     scale for each row rather than for a whole matrix. `simulate`: compute the same on a device without 8-bit units.
-    Raises ModelError when the device has none, or when no layer fits.
+    Raises ModelError when the device has none, or when no layer fits; ConfigError for a model held in 4 bits.
     """
+    if any(isinstance(part, HeldLinear) for part in model.modules()):
+        raise ConfigError(
+            "train.fp8: weights that are held in 4 bits are not multiplied in 8.\n"
+            "Use adapter.kind lora in place of qlora, or leave train.fp8 off."
+        )
     device = next(model.parameters()).device
     if not simulate:
         check_fp8(device)
