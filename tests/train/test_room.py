@@ -16,7 +16,7 @@ from attune.errors import OutOfMemoryError
 from attune.train.loop import Step, train_steps
 from attune.train.metrics import FlosCounter, Meter
 from attune.train.optim import build_optimizer
-from attune.train.room import Room, is_out_of_memory
+from attune.train.room import Room, is_out_of_memory, needs_memory
 from attune.types import Batch, StepRecord
 from attune.world import World
 from tests.tiny import make_corpus, make_model
@@ -156,3 +156,22 @@ def test_other_errors_are_not_taken_for_it() -> None:
     model.model.layers[0].register_forward_pre_hook(lambda *_: math.sqrt(-1))
     with pytest.raises(ValueError):
         run(model, Room(400))
+
+
+def test_memory_that_runs_out_elsewhere_is_named() -> None:
+    """Loading, validating and updating cannot be done in smaller parts: what was being done is said, and what to do."""
+    with (
+        pytest.raises(OutOfMemoryError, match=r"out of memory while loading the model\.\n.*adapter\.kind"),
+        needs_memory("loading the model"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    with pytest.raises(RuntimeError, match="something else"), needs_memory("loading the model"):
+        raise RuntimeError("something else")
+
+
+def test_a_fixed_room_is_not_halved() -> None:
+    """A step whose weights change on the way cannot begin again: the run ends, and says why."""
+    with pytest.raises(
+        OutOfMemoryError, match=r"8 rows of 333 tokens; train\.gradient_release keeps a step in one piece"
+    ):
+        run(limit(make_model(), 100, []), Room(400, is_fixed=True))

@@ -91,13 +91,13 @@ def recompute(*, has_dropout: bool, store: HostStore | None = None) -> Callable[
     if store is None:
         return call
 
-    @torch.compiler.disable  # a compiler does not look into such hooks
     def with_store(function: Callable[..., Any], *inputs: Any) -> Any:
         """Save the inputs under the store's hooks; inside, torch's own hooks keep nothing at all."""
         with store.hooks():
             return call(function, *inputs)
 
-    return with_store
+    unseen: Callable[..., Any] = torch.compiler.disable(with_store)  # a compiler cannot look into such hooks
+    return unseen
 
 
 def dropout_in(model: nn.Module) -> str:

@@ -15,7 +15,7 @@ from attune.evals.heldout import arithmetic
 from attune.model.loss import PLAIN, LossOptions, loss_sums
 from attune.train.metrics import Counts, Meter
 from attune.train.optim import clip_and_step, set_learning_rate
-from attune.train.room import Room, is_out_of_memory
+from attune.train.room import Room, is_out_of_memory, needs_memory
 from attune.types import Batch, StepRecord
 from attune.world import World, seed_step
 
@@ -76,11 +76,12 @@ def train_steps(
     for given in steps:
         set_learning_rate(optimizer, rate := learning_rate(given.number))
         step, counts, sums = _gradients(model, optimizer, given, how)
-        norm = clip_and_step(optimizer, trained, clip)
+        with needs_memory(f"updating the weights at step {step.number}"):
+            norm = clip_and_step(optimizer, trained, clip)
         optimizer.zero_grad(set_to_none=True)
         nll, right, length = torch.cat([sums, norm.detach().to(sums).reshape(1)]).tolist()
         if not (math.isfinite(nll) and math.isfinite(length)):
-            raise TrainingError(_not_finite(step, nll, length))
+            raise TrainingError(_not_finite(step, nll, length, done=_done(optimizer)))
         yield meter.record(
             step.number, step.epoch, counts, loss=nll, accuracy=right, learning_rate=rate, grad_norm=length
         )
@@ -126,11 +127,18 @@ def _backward(model: nn.Module, batch: Batch, weight: float, how: Arithmetic) ->
     return torch.stack([part.nll.double(), part.correct.double()])
 
 
-def _not_finite(step: Step, loss: float, norm: float) -> str:
+def _done(optimizer: torch.optim.Optimizer) -> str:
+    """Say what a step whose numbers went wrong has changed."""
+    if getattr(optimizer, "releases", False):  # each weight is updated, or not, before the others are known
+        return "only weights whose gradient is finite were updated"
+    return "nothing was updated with it"
+
+
+def _not_finite(step: Step, loss: float, norm: float, *, done: str) -> str:
     """Say what broke and which rows were in the step."""
     places = step.places()
     return (
-        f"step {step.number}: loss {loss}, gradient norm {norm}; nothing was updated with it.\n"
+        f"step {step.number}: loss {loss}, gradient norm {norm}; {done}.\n"
         f"Rows of this step: {', '.join(places[:4])}{' and others' if len(places) > 4 else ''}.\n"
         "Lower train.learning_rate or train.clip, or use --precision float32; the last checkpoint is intact."
     )

@@ -35,7 +35,7 @@ from attune.train.loop import Step, train_steps
 from attune.train.metrics import Meter
 from attune.train.optim import build_optimizer, learning_rate_at
 from attune.train.ready import make_ready
-from attune.train.room import Room
+from attune.train.room import Room, needs_memory
 from attune.types import Batch, StepRecord, ValidRecord
 from attune.world import World
 
@@ -65,16 +65,17 @@ class Session:
         self.world = world
         self.progress = Progress()
         self._notes: deque[str] = deque()
-        loaded = load_model(
-            base,
-            device=world.device.type,
-            precision=config.precision,
-            attention=config.attention,
-            trust_remote_code=config.trust_remote_code,
-            quantise=config.adapter.kind == "qlora",
-        )
+        with needs_memory("loading the model"):
+            loaded = load_model(
+                base,
+                device=world.device.type,
+                precision=config.precision,
+                attention=config.attention,
+                trust_remote_code=config.trust_remote_code,
+                quantise=config.adapter.kind == "qlora",
+            )
+            ready = make_ready(loaded, config, base=full_name(config.model))
         self.attention: AttentionChoice = attention_choice(loaded)
-        ready = make_ready(loaded, config, base=full_name(config.model))
         self.model: nn.Module = ready.model
         self._notes.extend(ready.notes)
         self.shares = shares_prefixes(self.model, config, attention=self.attention.name)
@@ -82,7 +83,9 @@ class Session:
         self.optimizer = build_optimizer(self.model, config.train, seed=config.seed)
         self.stream = stream_of(self.corpus, config)
         self.meter = Meter(ready.flos, device=world.device)
-        self.room = Room(int(config.train.micro_tokens), tell=self._notes.append)
+        self.room = Room(
+            int(config.train.micro_tokens), tell=self._notes.append, is_fixed=config.train.gradient_release
+        )
 
     def take_notes(self) -> list[str]:
         """Return what is to be told since the last call, in words."""
@@ -151,7 +154,7 @@ class Session:
                 clip=self.config.train.clip,
                 precision=self.config.precision,
                 loss=LossOptions.of(self.config.train),
-                room=None if self.config.train.gradient_release else self.room,
+                room=self.room,
             )
             for record in records:
                 self.progress = replace(self.progress, step=record.step, flos=record.train_flos)
@@ -164,13 +167,14 @@ class Session:
         The model before training (step 0) is measured too but is never the best: a run returns a tuned model.
         """
         assert self.valid_corpus is not None
-        measured: Measured = measure(
-            self.model,
-            self.valid_corpus,
-            micro_tokens=self.room.micro_tokens,
-            device=self.world.device,
-            precision=self.config.precision,
-        )
+        with needs_memory("validating"):
+            measured: Measured = measure(
+                self.model,
+                self.valid_corpus,
+                micro_tokens=self.room.micro_tokens,
+                device=self.world.device,
+                precision=self.config.precision,
+            )
         record = ValidRecord(
             step=self.progress.step,
             val_loss=measured.loss,
