@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from attune.model.attention import PER_ROW, attention_of, documents_of
-from attune.model.kernels.cross_entropy import LossOptions, RowLosses, cross_entropy, has_kernel
+from attune.model.kernels.cross_entropy import LossOptions, RowLosses, cross_entropy
 from attune.types import Batch
 
-_KERNEL_BYTES = 2**30  # of logits at once where the kernel runs: 4,096 rows of 128k columns in 16 bits
-_TWIN_BYTES = 2**26  # where its twin does
+_CPU_BYTES = 2**26  # of logits at once
+_CUDA_BYTES = 2**29  # 2,048 rows of 128k columns in 16 bits
+_CUDA_BYTES_TRAINED = 2**30  # where the head learns: each chunk reads and writes the whole float32 gradient once
 _MOST_ROWS = 8192
 _PLAIN = LossOptions()
 
@@ -78,9 +79,9 @@ def logits_loss(logits: Tensor, task: HeadTask) -> tuple[Tensor, Tensor, Tensor]
 @torch.no_grad()
 def row_losses(hidden: Tensor, head: nn.Linear, targets: Tensor, *, softcap: float | None) -> RowLosses:
     """Return the loss of each row of `hidden` [N, H] by itself, without gradients."""
+    operands = _in_one_type(hidden, head.weight, head.bias)
     with torch.autocast(hidden.device.type, enabled=False):
-        task = HeadTask(targets, softcap=softcap)
-        return _by_chunk(_in_one_type(hidden, head.weight, head.bias), task, _Gradients())
+        return _by_chunk(operands, HeadTask(targets, softcap=softcap), _Gradients())
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -111,7 +112,7 @@ class _LogitsLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, task: HeadTask) -> tuple[Tensor, Tensor, Tensor]:
         needed = task.gradients and ctx.needs_input_grad[0]
-        logits = logits.detach()
+        logits = logits.detach().contiguous()
         gradient = logits.clone() if needed else logits  # the logits may be needed by what made them
         rows = cross_entropy(gradient, task.targets, task.weights, task.options, scale=task.scale, gradients=needed)
         ctx.save_for_backward(gradient if needed else None)
@@ -154,12 +155,13 @@ def _in_one_type(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[T
 
 
 def _room(operands: tuple[Tensor, Tensor, Tensor | None], needs: tuple[bool, ...]) -> _Gradients:
-    """Return zeros for the gradients that are needed; those that are sums over chunks are float32."""
+    """Return room for the gradients that are needed; those that are sums over chunks are float32."""
     hidden, weight, bias = operands
     wide = torch.promote_types(hidden.dtype, torch.float32)
+    make = torch.empty if hidden.shape[0] else torch.zeros  # the first chunk writes, later ones add
     return _Gradients(
         torch.empty(hidden.shape, dtype=hidden.dtype, device=hidden.device) if needs[0] else None,
-        torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs[1] else None,
+        make(weight.shape, dtype=wide, device=weight.device) if needs[1] else None,
         torch.zeros(bias.shape, dtype=wide, device=bias.device) if bias is not None and needs[2] else None,
     )
 
@@ -186,7 +188,7 @@ def _by_chunk(operands: tuple[Tensor, Tensor, Tensor | None], task: HeadTask, gr
     """Return the losses of all rows and fill `gradients`, with the logits of one chunk in memory."""
     hidden, weight, bias = operands
     count, columns = hidden.shape[0], weight.shape[0]
-    size = _chunk_rows(count, weight, task)
+    size = task.chunk or _chunk_rows(count, weight, is_trained=gradients.weight is not None)
     # rows begin at multiples of 64 columns, whatever the vocabulary: odd ones make matrix products slow
     room = torch.empty(size, -(-columns // 64) * 64, dtype=hidden.dtype, device=hidden.device)[:, :columns]
     wanted = any(part is not None for part in (gradients.hidden, gradients.weight, gradients.bias))
@@ -211,31 +213,32 @@ def _by_chunk(operands: tuple[Tensor, Tensor, Tensor | None], task: HeadTask, gr
         if gradients.hidden is not None:
             torch.mm(logits, weight, out=gradients.hidden[rows])
         if gradients.weight is not None:
-            _add_product(gradients.weight, logits.t(), x)
+            _add_product(gradients.weight, logits.t(), x, is_first=start == 0)
         if gradients.bias is not None:
             gradients.bias += logits.sum(dim=0, dtype=gradients.bias.dtype)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     return RowLosses(*(torch.cat(found, dim=1) if found else torch.empty(3, 0, dtype=wide, device=hidden.device)))
 
 
-def _chunk_rows(count: int, weight: Tensor, task: HeadTask) -> int:
-    """Return how many rows go at once: as asked, else by memory and all chunks about equal."""
-    if task.chunk:
-        return task.chunk
-    memory = _KERNEL_BYTES if has_kernel(weight, task.options) else _TWIN_BYTES
+def _chunk_rows(count: int, weight: Tensor, *, is_trained: bool) -> int:
+    """Return how many of `count` rows go at once: by memory, and all chunks about equal."""
+    memory = _CPU_BYTES
+    if weight.is_cuda:
+        memory = _CUDA_BYTES_TRAINED if is_trained else _CUDA_BYTES
     most = min(max(memory // (weight.shape[0] * weight.itemsize), 64), _MOST_ROWS)
     chunks = -(-count // most)
-    return -(-count // max(chunks, 1) // 64) * 64 if chunks > 1 else max(count, 1)
+    return max(count, 1) if chunks <= 1 else -(-count // chunks // 64) * 64
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left @ right to `total`, which is float32 where they are shorter, without rounding the product."""
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, is_first: bool) -> None:
+    """Add left @ right to `total`, or write it if first, without rounding the product to the type of its operands."""
+    beta = 0 if is_first else 1
     if total.dtype == left.dtype:
-        torch.addmm(total, left, right, out=total)
+        torch.addmm(total, left, right, beta=beta, out=total)
     elif total.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+        torch.addmm(total, left, right, out_dtype=total.dtype, beta=beta, out=total)
     else:
-        torch.addmm(total, left.to(total.dtype), right.to(total.dtype), out=total)
+        torch.addmm(total, left.to(total.dtype), right.to(total.dtype), beta=beta, out=total)
 
 
 def body_hidden(model: nn.Module, batch: Batch) -> Tensor:
@@ -284,32 +287,35 @@ def has_plain_head(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def _prove(inner: Any, head: nn.Linear, softcap: float | None) -> bool:
-    """Run four tokens through the model with hidden states of ours as the body's result, and compare the logits."""
-    device = head.weight.device
-    probe = torch.randn(1, 4, head.in_features, generator=torch.Generator().manual_seed(0)).to(device)
+    """Run some tokens through the model with hidden states of ours as the body's result, and compare the logits."""
+    seen: list[Tensor] = []
 
     def exchange(_: nn.Module, __: Any, output: Any) -> Any:
-        nonlocal probe
-        probe = probe.to(output.last_hidden_state.dtype)
-        probe = probe * (50 / head(probe).abs().max())
-        output.last_hidden_state = probe
+        hidden = getattr(output, "last_hidden_state", None)
+        if hidden is None or hidden.shape[-1] != head.in_features:
+            return output
+        probe = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0)).to(hidden)
+        output.last_hidden_state = probe * (50 / head(probe).abs().max())
+        seen.append(output.last_hidden_state)
         return output
 
+    places = torch.arange(16, device=head.weight.device)
+    offsets = torch.tensor([0, 16], dtype=torch.int32, device=places.device)
+    batch = Batch(places % head.out_features, places, places, offsets, offsets, 16, 16, (16,), (0,))
     training = [module for module in inner.modules() if module.training]
     hook = inner.base_model.register_forward_hook(exchange)
-    offsets = torch.tensor([0, 4], dtype=torch.int32, device=device)
-    places = torch.arange(4, device=device)
-    batch = Batch(places, places, places, offsets, offsets, 4, 4, (4,), (0,))
     try:
         inner.eval()
         theirs = inner(
-            input_ids=places[None], position_ids=places[None], documents=documents_of(batch), use_cache=False
+            input_ids=batch.tokens[None], position_ids=places[None], documents=documents_of(batch), use_cache=False
         ).logits
     finally:
         hook.remove()
         for module in training:
             module.training = True
-    ours = F.linear(probe, head.weight, head.bias)
+    if len(seen) != 1:
+        return False
+    ours = F.linear(seen[0], head.weight, head.bias)
     if softcap:
         ours = torch.tanh(ours / softcap) * softcap
     if theirs.shape != ours.shape:

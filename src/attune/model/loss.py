@@ -85,14 +85,16 @@ def loss_sums(model: nn.Module, batch: Batch, options: LossOptions = PLAIN, *, s
 
 def _learned(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the positions that are learned, int64 [learned], and their targets and weights."""
-    learned = torch.nonzero(batch.targets != NOT_LEARNED).squeeze(1)
+    learned = batch.learned
+    if learned is None:
+        learned = torch.nonzero(batch.targets != NOT_LEARNED).squeeze(1)
     return learned, batch.targets[learned], None if batch.weights is None else batch.weights[learned]
 
 
 def _learned_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the last hidden states of the learned positions, and what `_learned` returns.
 
-    The body is started first: to count what is learned waits for the device, which has work then.
+    The body is started first: where the positions must be looked for, that waits for the device, which has work then.
     """
     hidden = body_hidden(model, batch)
     learned, targets, weights = _learned(batch)

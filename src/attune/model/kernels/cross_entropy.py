@@ -80,7 +80,7 @@ def cross_entropy(
         return _twin(logits, targets, factors, options, softcap=softcap, gradients=gradients)
     assert logits.stride(1) == 1, "the columns of a row lie side by side"
     rows, columns = logits.shape
-    result = RowLosses(*torch.empty(3, rows, dtype=torch.float32, device=logits.device))
+    result = RowLosses(*(torch.empty(rows, dtype=torch.float32, device=logits.device) for _ in range(3)))
     if rows:
         block = min(_BLOCK, max(128, 1 << (columns - 1).bit_length()))
         _kernel()[(rows,)](
