@@ -98,6 +98,7 @@ class Batch:
     kv_lengths: tuple[int, ...] | None = None  # keys of each document, on the host; None: as `lengths`
     row_tokens: int = 0  # tokens of its rows, counted before beginnings were shared
     learned_tokens: int = 0  # learned tokens of its rows, likewise
+    learned: torch.Tensor | None = None  # int64, the positions that are learned; None: to be found in `targets`
 
 
 @dataclass(frozen=True, slots=True)

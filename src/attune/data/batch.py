@@ -17,6 +17,7 @@ from attune.types import NOT_LEARNED, Batch
 LONGEST_PADDING = 64  # tokens of one padding document
 _TENSORS = (
     "tokens", "positions", "targets", "q_offsets", "kv_offsets", "weights", "kv_index", "kv_order", "kv_starts",
+    "learned",
 )  # fmt: skip
 
 
@@ -236,6 +237,8 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     """Return the batch with its tensors on `device`; copies from pinned memory do not wait for the device."""
     if device.type == "cpu":
         return batch
+    if batch.learned is None and batch.targets.device.type == "cpu":  # found there, the host need not wait for it
+        batch = replace(batch, learned=torch.nonzero(batch.targets != NOT_LEARNED).squeeze(1))
     tensors = {name: getattr(batch, name) for name in _TENSORS}
     return replace(
         batch,
