@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
 
 from attune.errors import ModelError
 from attune.model import flash
@@ -295,12 +294,8 @@ def _documents(options: dict[str, Any]) -> Documents:
     return documents
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """No mask tensor is needed: the documents say who sees whom."""
-    return
-
-
 _FUNCTIONS: dict[str, Callable[..., Any]] = {EXACT: exact_attention, VARLEN: varlen_attention, FLASH4: flash4_attention}
+# No mask function beside them: the documents say who sees whom, and where there is none transformers asks the device
+# nothing, while it would look for documents in the positions otherwise, and wait for the answer.
 for _name, _function in _FUNCTIONS.items():
     AttentionInterface.register(_PREFIX + _name, _function)
-    AttentionMaskInterface.register(_PREFIX + _name, _no_mask)
