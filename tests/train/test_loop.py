@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,12 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from attune.config import TrainConfig
 from attune.data.batch import to_batch
 from attune.data.corpus import Corpus
 from attune.errors import TrainingError
+from attune.model.attention import AttentionChoice, set_attention
 from attune.model.loss import loss_sums
+from attune.train.feed import ahead
 from attune.train.loop import Step, train_steps
 from attune.train.metrics import FlosCounter, Meter
+from attune.train.optim import build_optimizer
 from attune.types import StepRecord
 from attune.world import World
 from tests.tiny import flat_batch, make_corpus, make_model, make_rows
@@ -175,3 +181,36 @@ def test_a_step_without_learned_tokens_is_told() -> None:
                 precision="float64",
             )
         )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_a_step_waits_for_the_device_once() -> None:
+    """Torch counts one wait a step, when its numbers are read, however many micro-batches it has."""
+    device = torch.device("cuda")
+    model = make_model(dtype=torch.bfloat16).to(device).train()
+    set_attention(model, AttentionChoice("varlen", "test"))
+    batches = tuple(to_batch(make_corpus(LENGTHS), part) for part in ([0, 3], [1], [2]))
+    records = train_steps(
+        model,
+        build_optimizer(model, TrainConfig()),
+        ahead((Step(number, 0.0, batches) for number in range(1, 7)), device),
+        learning_rate=lambda step: 1e-4,
+        meter=Meter(FlosCounter.of(model), device=device),
+        world=World(device=device),
+        seed=0,
+        clip=1.0,
+        precision="bfloat16",
+    )
+    next(records)  # the first step makes the optimizer's state and tries the head out
+    time.sleep(0.5)  # until the thread that feeds has nothing left to do but wait
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            next(records)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [str(one.message) for one in caught if "synchronizing" in str(one.message)]
+    assert len(waits) == 1, waits
+    assert len(list(records)) == 4
