@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attune.config import Config
+from attune.data.cache import open_cache
 from attune.data.collect import Collection
 from attune.data.corpus import STATES, Corpus, Entries
-from attune.data.encoding.by_word import WordEncoder, WordMismatchError, open_words
+from attune.data.encoding.by_word import WordMismatchError, open_words
 from attune.data.encoding.mask import Masker
 from attune.data.encoding.template import ChatTemplate, ShapeMismatchError, open_template
 from attune.data.encoding.tokenizer import Tokenizer
 from attune.data.files import DataFile, list_files
-from attune.data.findings import find, find_ignored_files, in_order, refusal_text
+from attune.data.findings import find, find_ignored_files, in_order
 from attune.data.join import Joined, join_entries
 from attune.data.lint.rows import RowOptions
 from attune.data.lint.waivers import Waivers, open_waivers
+from attune.data.prepared import Prepared
 from attune.data.preview import preview_rows
 from attune.data.reading.hub import is_hub
 from attune.data.reading.intake import Intake, read_examples
@@ -30,48 +30,13 @@ from attune.data.reading.schema_file import open_answer_schema
 from attune.data.split import choose_held_out
 from attune.data.survey import Survey, Surveyed
 from attune.errors import ConfigError, DataError
-from attune.types import Example, Finding, Ledger
+from attune.types import Example, Ledger
 
 __all__ = ["Prepared", "prepare", "read_examples", "resolve_max_length"]
 
 LONGEST_BY_DEFAULT = 4096
-LARGE_BYTES = 2 * 1024 * 1024
+LARGE_BYTES = 2 * 1024 * 1024  # of data files: from here on another way to encode them is worth its opening
 HELD_OUT = "validation"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything that training needs to know of the data.
-
-    `entries` has a line for every input row, training files first, then validation and test sets. `valid_examples` are
-    the held-out rows before encoding, one for each input row of `valid`. `layouts` says for each file how it was read.
-    """
-
-    train: Corpus
-    valid: Corpus | None
-    ledger: Ledger
-    entries: Entries
-    findings: tuple[Finding, ...]
-    preview: tuple[Mapping[str, object], ...]
-    template: ChatTemplate
-    layouts: Mapping[str, str]
-    valid_examples: tuple[Example, ...]
-    max_length: int
-    max_length_reason: str
-    surveyed: Surveyed
-    collections: tuple[Collection, ...]
-
-    @property
-    def largest_id(self) -> int:
-        """The largest token id in any row."""
-        corpora = (self.train, self.valid) if self.valid is not None else (self.train,)
-        return max(int(corpus.tokens.max()) for corpus in corpora)
-
-    def refuse_errors(self) -> None:
-        """Raise DataError when a finding is an error: what `attune check` would not pass is not trained on."""
-        text = refusal_text(self.findings)
-        if text:
-            raise DataError(text)
 
 
 def prepare(config: Config, tokenizer: Tokenizer, *, model_length: int | None, with_coverage: bool = False) -> Prepared:
@@ -81,21 +46,25 @@ def prepare(config: Config, tokenizer: Tokenizer, *, model_length: int | None, w
     """
     if not config.data.train:
         raise ConfigError("data.train is not set: name the file with the training rows.")
-    limit, reason = resolve_max_length(config, model_length)
+    limit = resolve_max_length(config, model_length)
     template = open_template(config.data.template, tokenizer)
-    waivers = open_waivers(config.data.allow, config.data.ignore)
-    preparation = partial(
-        _Preparation, config, waivers=waivers, limit=limit, reason=reason, with_coverage=with_coverage
+    preparation = _Preparation(
+        config,
+        template,
+        list_files(config),
+        waivers=open_waivers(config.data.allow, config.data.ignore),
+        limit=limit,
+        with_coverage=with_coverage,
     )
-    words = open_words(tokenizer.backend) if _is_large(config) else None
-    while True:
-        try:
-            return preparation(template, words).run()
-        except ShapeMismatchError:
-            # the template looks at the words of a message: render every row with Jinja itself
-            template.compiles = False
-        except WordMismatchError:
-            words = None
+    cache = open_cache(config, preparation.files, template, limit)
+    if cache is None:
+        return preparation.run()
+    found = cache.read(template, look=lambda: _look(preparation.run()))
+    return found or cache.write(preparation.run())
+
+
+def _look(prepared: Prepared) -> tuple[Surveyed, tuple[Collection, ...]]:
+    return prepared.surveyed, prepared.collections
 
 
 def resolve_max_length(config: Config, model_length: int | None) -> tuple[int, str]:
@@ -116,34 +85,41 @@ def resolve_max_length(config: Config, model_length: int | None) -> tuple[int, s
     )
 
 
-def _is_large(config: Config) -> bool:
-    """Return whether the training files are so large that a faster way to encode them is worth its opening."""
-    paths = (file.path for file in list_files(config))
-    return sum(0 if is_hub(path) else Path(path).stat().st_size for path in paths) >= LARGE_BYTES
-
-
 class _Preparation:
-    """One go through all files; `run` is called once."""
+    """All that a preparation starts from; `run` goes through all files."""
 
     def __init__(
         self,
         config: Config,
         template: ChatTemplate,
-        words: WordEncoder | None,
+        files: Sequence[DataFile],
         *,
         waivers: Waivers,
-        limit: int,
-        reason: str,
+        limit: tuple[int, str],
         with_coverage: bool,
     ) -> None:
-        self.config, self.template, self.words, self.waivers = config, template, words, waivers
-        self.limit, self.reason = limit, reason
-        options = RowOptions(special_tokens=tuple(template.tokenizer.special_tokens))
-        self.survey = Survey(options, open_answer_schema(config.data.answer_schema), with_coverage=with_coverage)
+        self.config, self.template, self.files, self.waivers = config, template, files, waivers
+        self.limit, self.reason = limit
+        self.with_coverage = with_coverage
+        self.schema = open_answer_schema(config.data.answer_schema)
 
     def run(self) -> Prepared:
         """Return the rows of all files as what is trained on and what is known of it."""
-        data, files = self.config.data, list_files(self.config)
+        size = sum(0 if is_hub(file.path) else Path(file.path).stat().st_size for file in self.files)
+        self.words = open_words(self.template.tokenizer.backend) if size >= LARGE_BYTES else None
+        while True:
+            options = RowOptions(special_tokens=tuple(self.template.tokenizer.special_tokens))
+            self.survey = Survey(options, self.schema, with_coverage=self.with_coverage)
+            try:
+                return self._run()
+            except ShapeMismatchError:
+                # the template looks at the words of a message: render every row with Jinja itself
+                self.template.compiles = False
+            except WordMismatchError:
+                self.words = None
+
+    def _run(self) -> Prepared:
+        data, files = self.config.data, self.files
         sources = [file for file in files if file.part == "train"]
         trained = [self._collect(file) for file in sources]
         if not any(collection.num_pieces for collection in trained):
@@ -185,8 +161,7 @@ class _Preparation:
             valid_examples=examples,
             max_length=self.limit,
             max_length_reason=self.reason,
-            surveyed=surveyed,
-            collections=collections,
+            look=lambda: (surveyed, collections),
         )
 
     def _collection(self, file: DataFile) -> Collection:

@@ -161,7 +161,8 @@ def _seen(looked: Audit) -> Seen:
 
 
 def _tolerant(config: Config) -> Config:
-    return config.with_values({"data.skip_bad_rows": ANY_NUMBER})
+    """Return the config of a check: bad rows are told, and what is kept of rows would not do."""
+    return config.with_values({"data.skip_bad_rows": ANY_NUMBER, "data.cache": "off"})
 
 
 def _prepare(config: Config, *, with_coverage: bool) -> tuple[Prepared | None, list[Finding] | None]:

@@ -62,6 +62,8 @@ def gather(config: Config, tell: Listener) -> Inputs:
     check_vocabulary(base, prepared.largest_id)
     prepared.refuse_errors()
     tell("data", prepared)
+    for note in prepared.notes:
+        tell("note", note)
     from attune.world import resolve_device
 
     stream = stream_of(prepared.train, config)

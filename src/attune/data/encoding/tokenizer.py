@@ -170,6 +170,10 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides which ids a text gets."""
+        return self._hash_of_rules
+
+    @cached_property
+    def _hash_of_rules(self) -> str:
         return xxhash.xxh3_128_hexdigest(self.backend.to_str().encode())
 
 
