@@ -49,5 +49,6 @@ def branching_corpus(*, levels: int, seed: int = 0, weighted: bool = False, widt
     rows += [rows[0], rows[1][:-2], np.concatenate([rows[2][:-3], made(6)]), made(20)]
     learned = [np.arange(len(row)) >= len(row) - 4 - number % 5 for number, row in enumerate(rows)]
     learned[-2] = np.arange(len(rows[-2])) >= len(rows[2]) - 6  # it learns the token in which it differs
-    weights = [source.uniform(0.2, 3.0, len(row)).astype(np.float32) for row in rows] if weighted else None
+    eighths = [source.integers(1, 25, len(row)) / np.float32(8) for row in rows]  # so that sums of them are not rounded
+    weights = [one.astype(np.float32) for one in eighths] if weighted else None
     return corpus_of(rows, learned, weights=weights)

@@ -24,7 +24,7 @@ def paths(part: Part, before: tuple[Part, ...] = ()) -> list[tuple[Part, ...]]:
 
 def check(corpus: Corpus, families: tuple[Part, ...] | list[Part], rows: list[int]) -> None:
     """Assert that every row lies on one path that has its tokens, and that no position has two targets."""
-    seen = []
+    seen: list[int] = []
     for family in families:
         for path in paths(family):
             assert [part.start for part in path] == [0, *(part.end for part in path[:-1])]
