@@ -25,8 +25,7 @@ def gradients(
     device = torch.device("cuda")
     model: Any = make_model(name, dtype=dtype)
     if not window:
-        for layer in model.model.layers:
-            layer.self_attn.sliding_window = None
+        model.config.sliding_window = None
     set_attention(model, AttentionChoice(attention, "test"))
     model.to(device)
     if compiled:

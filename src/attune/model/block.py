@@ -68,78 +68,98 @@ class FeedForwardHalf:
         return (self.norm.weight, *self.gate_up.parameters, *self.down.parameters)
 
 
-class _Attention(torch.autograd.Function):
-    """The first half of a layer."""
+@dataclass(frozen=True, slots=True)
+class FusedLayer:
+    """Both halves of a decoder layer."""
+
+    attention: AttentionHalf
+    feed_forward: FeedForwardHalf
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """All tensors that may need a gradient, in the order in which the backward pass returns the gradients."""
+        return (*self.attention.parameters, *self.feed_forward.parameters)
+
+
+class _Layer(torch.autograd.Function):
+    """x + attention(norm(x)), then the same with the feed-forward network; x [T, H]."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], half: AttentionHalf, documents: Documents, *_: Tensor
+        ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], layer: FusedLayer, documents: Documents, *_: Tensor
     ) -> Tensor:
+        first, second = layer.attention, layer.feed_forward
         dtype = _arithmetic(x)
+        like = x.new_empty(0, dtype=dtype)
         with torch.autocast(x.device.type, enabled=False):
-            packed, low_in = half.query_key_value.times(_normed(x, half.norm, dtype))
-            query, key, value = rotate(packed, *angles, heads=half.heads, norms=half.norms_of_heads())
-            out, seen = attend(query, key, value, documents, scale=half.scale, window=half.window, name=half.kernel)
-            result, low_out = half.output.times(out.flatten(1), add=x)
-        ctx.save_for_backward(x, packed, out, seen.lse, low_in, low_out, *angles)
-        ctx.half, ctx.documents = half, documents
+            room = first.query_key_value.room_for_input(len(x), like)
+            rms_norm(x, first.norm.weight, eps=_eps(first.norm), dtype=dtype, out=room)
+            packed, low_in = first.query_key_value.times(room)
+            query, key, value = rotate(packed, *angles, heads=first.heads, norms=first.norms_of_heads())
+            out, seen = attend(query, key, value, documents, scale=first.scale, window=first.window, name=first.kernel)
+            attended, low_out = first.output.times(out.flatten(1))
+            room = second.gate_up.room_for_input(len(x), like)
+            middle, _ = rms_norm(
+                x, second.norm.weight, eps=_eps(second.norm), dtype=dtype, add=attended, out=room
+            )  # fmt: skip
+            both, low_up = second.gate_up.times(room)
+            room = second.down.room_for_input(len(x), like)
+            swiglu(both, out=room)
+            result, low_down = second.down.times(room)
+            result = result.add_(middle) if result.dtype == middle.dtype else result + middle
+        lows = (low_in, low_out, low_up, low_down)
+        ctx.save_for_backward(x, packed, out, seen.lse, middle, both, *lows, *angles)
+        ctx.layer, ctx.documents = layer, documents
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, packed, out, lse, low_in, low_out, *angles = ctx.saved_tensors
-        half: AttentionHalf = ctx.half
-        norms = half.norms_of_heads()
+        x, packed, out, lse, middle, both, low_in, low_out, low_up, low_down, *angles = ctx.saved_tensors
+        layer: FusedLayer = ctx.layer
         with torch.autocast(x.device.type, enabled=False):
-            upper = grad.contiguous()
+            upper, d_second = _feed_forward_back(
+                layer.feed_forward, grad.contiguous(), middle=middle, both=both, lows=(low_up, low_down)
+            )
+            first = layer.attention
             dy = upper.to(out.dtype)
-            d_out, d_low = half.output.back(dy, low_out, needs_x=True)
+            d_out, d_low = first.output.back(dy, low_out, needs_x=True)
             assert d_out is not None
-            d_output = half.output.back_parameters(dy, out.flatten(1), low=low_out, d_low=d_low)
-            query, key, value = split(packed, half.heads)
+            d_output = first.output.back_parameters(dy, out.flatten(1), low=low_out, d_low=d_low)
+            norms = first.norms_of_heads()
+            parts = split(packed, first.heads)
             if norms is not None:
-                query, key, value = rotate(packed, *angles, heads=half.heads, norms=norms)
-            seen = Attended(query, key, value, out, lse, ctx.documents, half.scale, half.window, half.kernel)
-            d_heads = attend_backward(d_out.view(out.shape), seen)
-            d_packed, *d_norms = rotate_backward(d_heads, *angles, heads=half.heads, norms=norms, packed=packed)
+                parts = rotate(packed, *angles, heads=first.heads, norms=norms)
+            seen = Attended(*parts, out, lse, ctx.documents, first.scale, first.window, first.kernel)
+            d_parts = attend_backward(d_out.view(out.shape), seen)
+            room = first.query_key_value.room_for_gradient(len(x), out)
+            d_norms = rotate_backward(
+                d_parts, *angles, heads=first.heads, norms=norms, packed=packed, out=room
+            )  # fmt: skip
             dx, d_norm, d_inner = _back_through_norm(
-                half.query_key_value, d_packed, low_in, x=x, norm=half.norm, upper=upper, needs=ctx.needs_input_grad[0]
+                first.query_key_value, room, low_in, x=x, norm=first.norm, upper=upper, needs=ctx.needs_input_grad[0]
             )
-        return (dx, None, None, None, d_norm, *(d_norms if norms else ()), *d_inner, *d_output)
+        return (dx, None, None, None, d_norm, *(d_norms if norms else ()), *d_inner, *d_output, *d_second)
 
 
-class _FeedForward(torch.autograd.Function):
-    """The second half of a layer."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, half: FeedForwardHalf, *_: Tensor) -> Tensor:
-        dtype = _arithmetic(x)
-        with torch.autocast(x.device.type, enabled=False):
-            both, low_in = half.gate_up.times(_normed(x, half.norm, dtype))
-            result, low_out = half.down.times(swiglu(both), add=x)
-        ctx.save_for_backward(x, both, low_in, low_out)
-        ctx.half = half
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, both, low_in, low_out = ctx.saved_tensors
-        half: FeedForwardHalf = ctx.half
-        with torch.autocast(x.device.type, enabled=False):
-            upper = grad.contiguous()
-            dy = upper.to(both.dtype)
-            d_product, d_low = half.down.back(dy, low_out, needs_x=True)
-            assert d_product is not None
-            d_both, product = swiglu_backward(d_product, both, needs_product=half.down.trains)
-            d_down = (
-                [None] * len(half.down.parameters)
-                if product is None
-                else half.down.back_parameters(dy, product, low=low_out, d_low=d_low)
-            )
-            dx, d_norm, d_inner = _back_through_norm(
-                half.gate_up, d_both, low_in, x=x, norm=half.norm, upper=upper, needs=ctx.needs_input_grad[0]
-            )
-        return (dx, None, d_norm, *d_inner, *d_down)
+def _feed_forward_back(
+    half: FeedForwardHalf, grad: Tensor, *, middle: Tensor, both: Tensor, lows: tuple[Tensor | None, Tensor | None]
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Return the gradient of the second half's input, and of its parameters in their order."""
+    low_up, low_down = lows
+    dy = grad.to(both.dtype)
+    d_product, d_low = half.down.back(dy, low_down, needs_x=True)
+    assert d_product is not None
+    room = half.gate_up.room_for_gradient(len(grad), both)
+    product = swiglu_backward(d_product, both, out=room, needs_product=half.down.trains)
+    d_down: tuple[Tensor | None, ...] = (None,) * len(half.down.parameters)
+    if product is not None:
+        d_down = half.down.back_parameters(dy, product, low=low_down, d_low=d_low)
+    del product, d_product
+    dx, d_norm, d_inner = _back_through_norm(
+        half.gate_up, room, low_up, x=middle, norm=half.norm, upper=grad, needs=True
+    )
+    assert dx is not None
+    return dx, (d_norm, *d_inner, *d_down)
 
 
 def _back_through_norm(
@@ -153,17 +173,14 @@ def _back_through_norm(
     d_normed, d_low = projection.back(dy, low, needs_x=needs or weight.requires_grad)
     grads: tuple[Tensor | None, ...] = (None,) * len(projection.parameters)
     if projection.trains:
-        grads = projection.back_parameters(dy, _normed(x, norm, dy.dtype), low=low, d_low=d_low)
+        _, normed = rms_norm(x, weight, eps=_eps(norm), dtype=dy.dtype)
+        grads = projection.back_parameters(dy, normed, low=low, d_low=d_low)
     if d_normed is None:
         return None, None, grads
     dx, d_weight = rms_norm_backward(
         d_normed, x, weight, eps=_eps(norm), add=upper, needs_weight=weight.requires_grad
     )  # fmt: skip
     return dx, d_weight, grads
-
-
-def _normed(x: Tensor, norm: Any, dtype: torch.dtype) -> Tensor:
-    return rms_norm(x, norm.weight, eps=_eps(norm), dtype=dtype)
 
 
 def _eps(norm: Any) -> float:
@@ -183,7 +200,7 @@ class _FusedNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        return rms_norm(x, weight, eps=eps, dtype=x.dtype)
+        return rms_norm(x, weight, eps=eps, dtype=x.dtype)[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -194,8 +211,7 @@ class _FusedNorm(torch.autograd.Function):
 
 
 # torch types neither `apply` nor what it returns
-_attention: Callable[..., Tensor] = _Attention.apply
-_feed_forward: Callable[..., Tensor] = _FeedForward.apply
+_layer: Callable[..., Tensor] = _Layer.apply
 _fused_norm: Callable[..., Tensor] = _FusedNorm.apply
 
 
@@ -245,6 +261,7 @@ def fuse_layer(layer: Any, kernel: str) -> None:
         gate_up=Projection([mlp.gate_proj, mlp.up_proj]),
         down=Projection([mlp.down_proj]),
     )
+    fused = FusedLayer(half, feed_forward)
     usual: Callable[..., Any] = layer.forward
 
     def forward(hidden_states: Tensor, **options: Any) -> Any:
@@ -255,9 +272,8 @@ def fuse_layer(layer: Any, kernel: str) -> None:
         cos, sin = options["position_embeddings"]
 
         def compute(states: Tensor) -> Tensor:
-            """Compute both halves."""
-            x = _attention(states[0], (cos[0], sin[0]), half, documents, *half.parameters)
-            return _feed_forward(x, feed_forward, *feed_forward.parameters)[None]
+            """Compute both halves of [1, T, H]."""
+            return _layer(states[0], (cos[0], sin[0]), fused, documents, *fused.parameters)[None]
 
         if _FORWARD_CHECKPOINTS and layer.gradient_checkpointing and layer.training:
             return layer._gradient_checkpointing_func(compute, hidden_states)  # noqa: SLF001 - its only name

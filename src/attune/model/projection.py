@@ -14,35 +14,38 @@ from attune.model.stores import DenseStore, fuse, store_of
 
 @dataclass(frozen=True, slots=True)
 class _Lora:
-    """The LoRA matrices of one linear layer: A [r, in], B [out, r], and where its columns lie in the fused output."""
+    """The LoRA matrices of one linear layer: A [r, in], B [out, r], and where they stand among their neighbours."""
 
     module: Any
     down: Tensor
     up: Tensor
     scale: float
-    columns: slice
+    rows: slice  # of the fused output
+    low: slice  # of the fused ranks
 
 
 class Projection:
-    """One or several linear layers of the same input x: y [T, sum of outputs] = x W^T + bias, plus LoRA's part.
+    """One or several linear layers of the same input x: y [T, out] = x W^T + bias, plus LoRA's part.
 
+    Frozen weights of 16 bits and their LoRA matrices lie in one memory [W B; A 0], so that one product of padded rows
+    [x | x A^T] does both; the padded columns come last, and who writes x or dy may ask for rows with room for them.
     `parameters` lists what may need a gradient, in the order in which `back_parameters` returns the gradients.
     """
 
     def __init__(self, linears: Sequence[nn.Module]) -> None:
         plain = [_below(linear) for linear in linears]
-        self.store = fuse([store_of(linear) for linear in plain])
         self.weights: tuple[Tensor, ...] = tuple(
             linear.weight for linear in plain if isinstance(linear, nn.Linear) and linear.weight.requires_grad
         )
         self.biases: tuple[Tensor, ...] = tuple(linear.bias for linear in plain if linear.bias is not None)
-        self.rows = [int(linear.out_features) for linear in plain]
-        ends = [sum(self.rows[: number + 1]) for number in range(len(self.rows))]
-        self.loras = tuple(
-            _lora_of(linear, slice(end - rows, end))
-            for linear, end, rows in zip(linears, ends, self.rows, strict=True)
-            if linear is not _below(linear)
-        )
+        self.out_features = [int(linear.out_features) for linear in plain]
+        self.width, self.total = int(plain[0].in_features), sum(self.out_features)
+        self.loras = _loras_of(linears, self.out_features)
+        self.ranks = sum(int(lora.down.shape[0]) for lora in self.loras)
+        stores = [store_of(linear) for linear in plain]
+        lies_plain = all(isinstance(store, DenseStore) for store in stores)
+        self.joint = _lay_jointly(plain, self.ranks) if self.loras and lies_plain and not self.weights else None
+        self.store = fuse(stores) if self.joint is None else None
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -54,80 +57,151 @@ class Projection:
         """Whether a parameter of it needs a gradient."""
         return any(parameter.requires_grad for parameter in self.parameters)
 
-    def times(self, x: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return y (+ `add`), and x A^T of all LoRA layers [T, sum of ranks] for the backward pass.
+    def room_for_input(self, rows: int, like: Tensor) -> Tensor:
+        """Return memory for x, [rows, in], with room for LoRA's columns where that helps; of the type of `like`."""
+        return like.new_empty((rows, self.width + self._padding()))
+
+    def room_for_gradient(self, rows: int, like: Tensor) -> Tensor:
+        """Return memory for dy, [rows, out], likewise."""
+        return like.new_empty((rows, self.total + self._padding()))
+
+    def times(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return y, and LoRA's scaled x A^T [T, ranks] for the backward pass; x [T, in] or padded rows.
 
         Without LoRA, or where its layers are switched off or merged, the second is None.
         """
-        if add is not None and isinstance(self.store, DenseStore) and add.dtype == x.dtype:
-            y = torch.addmm(add, x, self.store.dense().to(x.dtype).t())
+        inner = x[:, : self.width]
+        if not self._is_adapted():
+            y, low = self._store_times(inner), None
+        elif self.joint is not None:
+            self._refresh()
+            low = x[:, self.width :] if x.shape[1] > self.width else x.new_empty((len(x), self.ranks))
+            torch.mm(inner, self.joint[self.total :, : self.width].t(), out=low)
+            self._scale(low)
+            if x.shape[1] > self.width:
+                y, low = x @ self.joint[: self.total].t(), low.contiguous()
+            else:
+                y = inner @ self.joint[: self.total, : self.width].t()
+                y.addmm_(low, self.joint[: self.total, self.width :].t())
         else:
-            y = self.store.times(x)
-            y = y if add is None else y + add
+            low = inner @ torch.cat([lora.down for lora in self.loras]).to(x.dtype).t()
+            self._scale(low)
+            y = self._store_times(inner)
+            for lora in self.loras:
+                y[:, lora.rows].addmm_(low[:, lora.low], lora.up.to(x.dtype).t())
         if self.biases:
             y = y + torch.cat(self.biases).to(y.dtype)
-        if not self._is_adapted():
-            return y, None
-        low = x @ self._down(x.dtype).t()
-        for lora, part in zip(self.loras, low.split(self._ranks(), dim=1), strict=True):
-            if y.dtype == part.dtype:
-                y[:, lora.columns].addmm_(part, lora.up.to(part.dtype).t(), alpha=lora.scale)
-            else:
-                y[:, lora.columns] += lora.scale * (part @ lora.up.to(part.dtype).t())
         return y, low
 
     def back(self, dy: Tensor, low: Tensor | None, *, needs_x: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of x (None unless needed) and of `low`, as `times` returned it, for dy, that of y."""
-        d_low = None
-        if low is not None:
-            d_low = torch.empty_like(low)
-            for lora, target in zip(self.loras, d_low.split(self._ranks(), dim=1), strict=True):
-                torch.mm(dy[:, lora.columns], (lora.scale * lora.up).to(dy.dtype), out=target)
+        """Return the gradients of x (None unless needed) and of x A^T, for dy [T, out] or padded rows.
+
+        low: as `times` returned it.
+        """
+        outer = dy[:, : self.total]
+        if low is None:
+            return self._store_back(outer) if needs_x else None, None
+        d_low = dy[:, self.total :] if dy.shape[1] > self.total else torch.empty_like(low)
+        for lora in self.loras:
+            up = lora.up.to(dy.dtype) if self.joint is None else self.joint[lora.rows, self._columns(lora)]
+            torch.mm(outer[:, lora.rows], up, out=d_low[:, lora.low])
+        self._scale(d_low)
         if not needs_x:
             return None, d_low
-        dx = self.store.back(dy)
-        if d_low is not None:
-            dx.addmm_(d_low, self._down(dx.dtype))
-        return dx, d_low
+        if self.joint is not None and dy.shape[1] > self.total:
+            return dy @ self.joint[:, : self.width], d_low
+        if self.joint is not None:
+            dx = outer @ self.joint[: self.total, : self.width]
+            return dx.addmm_(d_low, self.joint[self.total :, : self.width]), d_low
+        dx = self._store_back(outer)
+        return dx.addmm_(d_low, torch.cat([lora.down for lora in self.loras]).to(dx.dtype)), d_low
 
     def back_parameters(
         self, dy: Tensor, x: Tensor, *, low: Tensor | None, d_low: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """Return the gradient of each of `parameters`; x as `times` took it, the others as `back` takes and returns."""
-        grads: list[Tensor | None] = []
-        if self.weights:
-            whole = self.store.outer(dy, x).split(self.rows)
+        outer, grads = dy[:, : self.total], list[Tensor | None]()
+        if self.weights and self.store is not None:
+            whole = self.store.outer(outer, x).split(self.out_features)
             grads += [part.to(weight.dtype) for part, weight in zip(whole, self.weights, strict=True)]
         if self.biases:
-            sums = dy.sum(0).split([len(bias) for bias in self.biases])
+            sums = outer.sum(0).split([len(bias) for bias in self.biases])
             grads += [part.to(bias.dtype) for part, bias in zip(sums, self.biases, strict=True)]
         if low is None or d_low is None:
             return (*grads, *([None] * 2 * len(self.loras)))
-        downs = _product(d_low.t(), x, self.loras[0].down.dtype).split(self._ranks())
-        for lora, down, part in zip(self.loras, downs, low.split(self._ranks(), dim=1), strict=True):
-            up = _product(dy[:, lora.columns].t(), part, lora.up.dtype)
-            grads += [down, up.mul_(lora.scale)]
+        downs = _product(d_low.t(), x[:, : self.width], self.loras[0].down.dtype)
+        for lora in self.loras:
+            grads += [downs[lora.low], _product(outer[:, lora.rows].t(), low[:, lora.low], lora.up.dtype)]
         return tuple(grads)
 
     def _is_adapted(self) -> bool:
         return bool(self.loras) and not (self.loras[0].module.disable_adapters or self.loras[0].module.merged)
 
-    def _ranks(self) -> list[int]:
-        return [int(lora.down.shape[0]) for lora in self.loras]
+    def _padding(self) -> int:
+        return self.ranks if self.joint is not None and self._is_adapted() else 0
 
-    def _down(self, dtype: torch.dtype) -> Tensor:
-        """Return A of all layers, one below the other, [sum of ranks, in]."""
-        return torch.cat([lora.down for lora in self.loras]).to(dtype)
+    def _columns(self, lora: _Lora) -> slice:
+        return slice(self.width + lora.low.start, self.width + lora.low.stop)
+
+    def _refresh(self) -> None:
+        """Copy LoRA's matrices, which may have changed, to their places beside the frozen weights."""
+        assert self.joint is not None
+        for lora in self.loras:
+            low = slice(self.total + lora.low.start, self.total + lora.low.stop)
+            self.joint[low, : self.width].copy_(lora.down)
+            self.joint[lora.rows, self._columns(lora)].copy_(lora.up)
+
+    def _scale(self, low: Tensor) -> None:
+        scales = [lora.scale for lora in self.loras]
+        if len(set(scales)) == 1:
+            low.mul_(scales[0])
+        else:
+            for lora in self.loras:
+                low[:, lora.low].mul_(lora.scale)
+
+    def _store_times(self, x: Tensor) -> Tensor:
+        if self.store is not None:
+            return self.store.times(x)
+        assert self.joint is not None
+        return x @ self.joint[: self.total, : self.width].t()
+
+    def _store_back(self, dy: Tensor) -> Tensor:
+        if self.store is not None:
+            return self.store.back(dy)
+        assert self.joint is not None
+        return dy @ self.joint[: self.total, : self.width]
+
+
+def _lay_jointly(linears: Sequence[Any], ranks: int) -> Tensor:
+    """Return [W B; A 0] [out + ranks, in + ranks] with W filled in, and make the layers' weights views of it."""
+    first = linears[0].weight
+    rows = [linear.out_features for linear in linears]
+    joint = first.new_zeros((sum(rows) + ranks, first.shape[1] + ranks))
+    for linear, part in zip(linears, joint[: sum(rows), : first.shape[1]].split(rows), strict=True):
+        part.copy_(linear.weight.detach())
+        linear.weight.data = part
+    return joint
+
+
+def _loras_of(linears: Sequence[nn.Module], out_features: Sequence[int]) -> tuple[_Lora, ...]:
+    """Return the LoRA matrices of those layers that PEFT has wrapped."""
+    found: list[_Lora] = []
+    row = low = 0
+    for linear, out in zip(linears, out_features, strict=True):
+        if linear is not _below(linear):
+            layer: Any = linear
+            (name,) = layer.active_adapters
+            down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+            place = slice(low, low + int(down.shape[0]))
+            found.append(_Lora(layer, down, up, float(layer.scaling[name]), slice(row, row + out), place))
+            low = place.stop
+        row += out
+    return tuple(found)
 
 
 def _below(linear: Any) -> Any:
     """Return the layer that PEFT has wrapped, or the layer itself."""
     return linear.get_base_layer() if hasattr(linear, "lora_A") else linear
-
-
-def _lora_of(linear: Any, columns: slice) -> _Lora:
-    (name,) = linear.active_adapters
-    return _Lora(linear, linear.lora_A[name].weight, linear.lora_B[name].weight, float(linear.scaling[name]), columns)
 
 
 def is_plain_lora(linear: Any) -> bool:
@@ -149,5 +223,6 @@ def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     if left.dtype == dtype:
         return left @ right
     if left.is_cuda and dtype == torch.float32:
-        return torch.mm(left, right, out_dtype=dtype)
+        product: Tensor = torch.mm(left, right, out_dtype=dtype)
+        return product
     return left.to(dtype) @ right.to(dtype)

@@ -10,23 +10,35 @@ from torch import Tensor
 
 from attune.model.kernels import runs
 
-_PROGRAMS = 1024  # of the backward kernel; each sums the weight's gradient over its rows
+_PROGRAMS = 1056  # of the backward kernel; each sums the weight's gradient over its rows
 
 
-def rms_norm(x: Tensor, weight: Tensor, *, eps: float, dtype: torch.dtype) -> Tensor:
-    """Return weight * x / sqrt(mean(x^2) + eps) in `dtype`; x [T, H], weight [H]. Computed in float32 or better.
+def rms_norm(
+    x: Tensor, weight: Tensor, *, eps: float, dtype: torch.dtype, add: Tensor | None = None, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return x + add, and weight * that / sqrt(mean(that^2) + eps) in `dtype`; all [T, H], weight [H].
 
+    Computed in float32 or better. Without `add` the first is x itself; with it, it takes the place of `add` where the
+    types agree. The second is written into the first H columns of `out`, if given.
     Source: Zhang and Sennrich 2019, arXiv 1910.07467.
     """
-    if not runs(x):
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        return (wide * scale * weight).to(dtype)
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
     rows, width = x.shape
-    block, warps = _shape(width)
-    _kernels()["forward"][(rows,)](x, weight, out, x.stride(0), width, eps, BLOCK=block, num_warps=warps)
-    return out
+    normed = torch.empty(x.shape, dtype=dtype, device=x.device) if out is None else out[:, :width]
+    total = x if add is None else add if add.dtype == x.dtype else torch.empty_like(x)
+    if runs(x):
+        block, warps = _shape(width)
+        _kernels()["forward"][(rows,)](
+            x, x if add is None else add, weight, total, normed, width, normed.stride(0), eps,
+            HAS_ADD=add is not None, BLOCK=block, num_warps=warps,
+        )  # fmt: skip
+        return total, normed
+    wide = torch.promote_types(x.dtype, torch.float32)
+    values = x.to(wide)
+    if add is not None:
+        values = values + add
+        values = total.copy_(values).to(wide)
+    normed.copy_(values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps) * weight)
+    return total, normed
 
 
 def rms_norm_backward(
@@ -69,14 +81,21 @@ def _kernels() -> dict[str, Any]:
     import triton.language as tl
 
     @triton.jit
-    def forward(x, weight, out, stride, width, eps, BLOCK: tl.constexpr):
+    def forward(
+        x, add, weight, total, normed, width, stride, eps, HAS_ADD: tl.constexpr, BLOCK: tl.constexpr
+    ):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)
         column = tl.arange(0, BLOCK)
         inside = column < width
-        values = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
+        values = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+        if HAS_ADD:
+            values += tl.load(add + row * width + column, mask=inside, other=0.0).to(tl.float32)
+            stored = values.to(total.dtype.element_ty)
+            tl.store(total + row * width + column, stored, mask=inside)
+            values = stored.to(tl.float32)  # the norm is that of what is stored
         scale = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / width + eps)
         gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + row * width + column, (values * scale * gain).to(out.dtype.element_ty), mask=inside)
+        tl.store(normed + row * stride + column, (values * scale * gain).to(normed.dtype.element_ty), mask=inside)
 
     @triton.jit(do_not_specialize=["rows"])
     def backward(

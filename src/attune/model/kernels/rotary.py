@@ -40,7 +40,8 @@ class HeadNorms:
 def split(packed: Tensor, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries [T, Hq, D], keys and values [T, Hk, D] of packed rows, as views."""
     parts = packed.view(packed.shape[0], -1, heads.width)
-    return parts.split([heads.queries, heads.keys, heads.keys], dim=1)  # type: ignore[no-any-return]
+    query, key, value = parts.split([heads.queries, heads.keys, heads.keys], dim=1)
+    return query, key, value
 
 
 def rotate(
@@ -77,46 +78,43 @@ def rotate(
 
 def rotate_backward(
     grads: tuple[Tensor, Tensor, Tensor], cos: Tensor, sin: Tensor, *, heads: Heads, norms: HeadNorms | None,
-    packed: Tensor | None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """Return the gradient of the packed rows, and of the two norms' weights (None without norms).
+    packed: Tensor, out: Tensor,
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    """Write the gradient of the packed rows into the first columns of `out`; return those of the two norms' weights.
 
-    grads: of queries, keys and values as `rotate` returned them; packed: its input, needed with norms.
+    grads: of queries, keys and values as `rotate` returned them; packed: its input with norms, else unread.
     """
     d_query, d_key, d_value = grads
     rows, rotated = d_query.shape[0], heads.queries + heads.keys
-    out = d_query.new_empty((rows, heads.packed))
     if runs(d_query):
         parts = d_query.new_empty((rows, 2, heads.width), dtype=torch.float32) if norms else d_query
         query, key, eps = (norms.query, norms.key, norms.eps) if norms else (d_query, d_query, 0.0)
-        raw = d_query if packed is None else packed
         _kernels()["backward"][(rows,)](
-            d_query, d_key, d_value, out, cos, sin, query, key, raw, parts, eps,
+            d_query, d_key, d_value, out, cos, sin, query, key, packed, parts, eps,
             *d_query.stride()[:2], *d_key.stride()[:2], *d_value.stride()[:2],
-            heads.queries, heads.keys,
+            out.stride(0), heads.queries, heads.keys,
             D=heads.width, HALF=_half_block(heads.width), HEADS=_HEADS, NORM=norms is not None, num_warps=2,
         )  # fmt: skip
         if norms is None:
-            return out, None, None
+            return None, None
         sums = parts.sum(0)
-        return out, sums[0].to(norms.query.dtype), sums[1].to(norms.key.dtype)
+        return sums[0].to(norms.query.dtype), sums[1].to(norms.key.dtype)
     wide = torch.promote_types(d_query.dtype, torch.float32)
     upper = torch.cat([d_query, d_key], dim=1).to(wide)
     turned = upper * sin[:, None]
     half = heads.width // 2
     back = upper * cos[:, None] + torch.cat([turned[..., half:], -turned[..., :half]], dim=-1)
-    view = out.view(rows, -1, heads.width)
+    view = out[:, : heads.packed].unflatten(1, (-1, heads.width))
     view[:, rotated:] = d_value
-    if norms is None or packed is None:
+    if norms is None:
         view[:, :rotated] = back
-        return out, None, None
+        return None, None
     values = packed.view(rows, -1, heads.width)[:, :rotated].to(wide)
     scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + norms.eps)
     normed, scaled = values * scale, back * _gains(norms, heads, wide)
     view[:, :rotated] = scale * (scaled - normed * (scaled * normed).mean(-1, keepdim=True))
     sums = (back * normed).sum(0)
     return (
-        out,
         sums[: heads.queries].sum(0).to(norms.query.dtype),
         sums[heads.queries :].sum(0).to(norms.key.dtype),
     )
@@ -181,7 +179,7 @@ def _kernels() -> dict[str, Any]:
     @triton.jit
     def backward(
         d_query, d_key, d_value, out, cos, sin, query, key, raw, parts, eps,
-        query_row, query_head, key_row, key_head, value_row, value_head, queries, keys,
+        query_row, query_head, key_row, key_head, value_row, value_head, stride, queries, keys,
         D: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr, NORM: tl.constexpr,
     ):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)
@@ -208,8 +206,8 @@ def _kernels() -> dict[str, Any]:
                 upper2 = tl.load(base + head * step + D // 2 + column, mask=there, other=0.0).to(tl.float32)
                 back1 = upper1 * cos1 + upper2 * sin2
                 back2 = upper2 * cos2 - upper1 * sin1
-                place = row * width + (before + head) * D + column
                 if NORM:
+                    place = row * width + (before + head) * D + column
                     first = tl.load(raw + place, mask=there, other=0.0).to(tl.float32)
                     second = tl.load(raw + place + D // 2, mask=there, other=0.0).to(tl.float32)
                     square = tl.sum(first * first + second * second, axis=1)[:, None]
@@ -223,8 +221,9 @@ def _kernels() -> dict[str, Any]:
                     mean = tl.sum(back1 * first + back2 * second, axis=1)[:, None] / D
                     back1 = scale * (back1 - first * mean)
                     back2 = scale * (back2 - second * mean)
-                tl.store(out + place, back1.to(out.dtype.element_ty), mask=there)
-                tl.store(out + place + D // 2, back2.to(out.dtype.element_ty), mask=there)
+                target = out + row * stride + (before + head) * D + column
+                tl.store(target, back1.to(out.dtype.element_ty), mask=there)
+                tl.store(target + D // 2, back2.to(out.dtype.element_ty), mask=there)
             if NORM:
                 sums = parts + (row * 2 + part) * D + column
                 tl.store(sums, total1, mask=inside)
@@ -233,8 +232,8 @@ def _kernels() -> dict[str, Any]:
             head = start + tl.arange(0, HEADS)[:, None]
             there = inside & (head < keys)
             source = d_value + row * value_row + head * value_head + column
-            place = row * width + (queries + keys + head) * D + column
-            tl.store(out + place, tl.load(source, mask=there, other=0.0), mask=there)
-            tl.store(out + place + D // 2, tl.load(source + D // 2, mask=there, other=0.0), mask=there)
+            target = out + row * stride + (queries + keys + head) * D + column
+            tl.store(target, tl.load(source, mask=there, other=0.0), mask=there)
+            tl.store(target + D // 2, tl.load(source + D // 2, mask=there, other=0.0), mask=there)
 
     return {"forward": forward, "backward": backward}
