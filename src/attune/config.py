@@ -123,7 +123,7 @@ class Config(Section):
     out: str = Field(default="auto", description="The run folder; must not hold a run yet. auto: a new folder under runs/.")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of everything random: order, split, dropout, adapter start.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute; auto: cuda if there is one.")
-    precision: Literal["auto", "float32", "bfloat16", "float64", "mixed"] = Field(default="auto", description="Number format; mixed: float32 weights, bfloat16 arithmetic. auto: float32 on cpu; on cuda mixed for full, bfloat16 for lora.")
+    precision: Literal["auto", "float32", "bfloat16", "float64", "mixed"] = Field(default="auto", description="Number format; mixed: float32 weights, bfloat16 arithmetic. auto: float32 on cpu, bfloat16 on cuda.")
     attention: Literal["auto", "exact", "varlen", "flash4"] = Field(default="auto", description="Attention: exact (any device), varlen (cuda, 16-bit), flash4 (the same with the extra flash); auto: the fastest that runs.")
     trust_remote_code: bool = Field(default=False, description="Let the model run Python code of its own. Only for sources you trust.")
     data: DataConfig = Field(default_factory=DataConfig)

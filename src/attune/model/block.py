@@ -99,9 +99,8 @@ class _Layer(torch.autograd.Function):
             out, seen = attend(query, key, value, documents, scale=first.scale, window=first.window, name=first.kernel)
             attended, low_out = first.output.times(out.flatten(1))
             room = second.gate_up.room_for_input(len(x), like)
-            middle, _ = rms_norm(
-                x, second.norm.weight, eps=_eps(second.norm), dtype=dtype, add=attended, out=room
-            )  # fmt: skip
+            gain, eps = second.norm.weight, _eps(second.norm)
+            middle = rms_norm(x, gain, eps=eps, dtype=dtype, add=attended, out=room)[0]
             both, low_up = second.gate_up.times(room)
             room = second.down.room_for_input(len(x), like)
             swiglu(both, out=room)

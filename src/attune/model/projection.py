@@ -176,7 +176,7 @@ def _lay_jointly(linears: Sequence[Any], ranks: int) -> Tensor:
     """Return [W B; A 0] [out + ranks, in + ranks] with W filled in, and make the layers' weights views of it."""
     first = linears[0].weight
     rows = [linear.out_features for linear in linears]
-    joint = first.new_zeros((sum(rows) + ranks, first.shape[1] + ranks))
+    joint: Tensor = first.new_zeros((sum(rows) + ranks, first.shape[1] + ranks))
     for linear, part in zip(linears, joint[: sum(rows), : first.shape[1]].split(rows), strict=True):
         part.copy_(linear.weight.detach())
         linear.weight.data = part

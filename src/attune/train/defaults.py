@@ -58,7 +58,7 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
     if device == "cpu":
         settle("precision", "float32", "fastest and exact on a CPU")
     elif kind == "full":
-        settle("precision", "mixed", "float32 weights keep small updates, bfloat16 arithmetic is fast")
+        settle("precision", "bfloat16", "fast, and the optimizer keeps what 16 bits cannot hold of each weight")
     else:
         settle("precision", "bfloat16", "frozen weights need no more; the adapter itself is float32")
     settle("data.max_length", facts.max_length, facts.max_length_reason)

@@ -12,6 +12,7 @@ from attune.errors import ConfigError
 from attune.model.adapter import attach_adapter
 from attune.model.checkpointing import decoder_layers, enable_checkpointing
 from attune.model.engine import tune_up
+from attune.model.fp8 import hold_in_fp8
 from attune.train.metrics import FlosCounter
 
 
@@ -29,6 +30,8 @@ def make_ready(loaded: PreTrainedModel, config: Config, *, base: str) -> Ready:
 
     Raises: ConfigError or ModelError when a wish cannot be met.
     """
+    if config.train.fp8:
+        hold_in_fp8(loaded, is_frozen=config.adapter.kind != "full")
     model = attach_adapter(loaded, config.adapter, seed=config.seed, base=base)
     flos = FlosCounter.of(model)
     train = config.train
