@@ -56,6 +56,7 @@ def has_kernel(tensor: Tensor, options: LossOptions) -> bool:
     return options.fused and tensor.dtype != torch.float64 and runs(tensor)
 
 
+@torch.no_grad()
 def cross_entropy(
     logits: Tensor,
     targets: Tensor,
