@@ -98,7 +98,7 @@ def update_twin(slots: Sequence[Slot], numbers: Numbers, *, factor: Tensor | Non
         weight = widen(slot.weight, slot.low)
         grad = slot.grad.to(wide) if factor is None else slot.grad.to(wide) * factor.to(wide)
         step = slot.step - 1  # torch counts for itself
-        mean, square = _read_moments(slot)
+        mean, square = read_moments(slot)
         adamw(
             [weight], [grad], [mean], [square], [], [step],
             fused=True, amsgrad=False, maximize=False, lr=numbers.lr, beta1=numbers.beta1, beta2=numbers.beta2,
@@ -178,12 +178,12 @@ def quantise_square(values: Tensor) -> tuple[Tensor, Tensor]:
 def restore_mean(code: Tensor, top: Tensor) -> Tensor:
     """Return means from their 8 bits, in the type of `top`; the counterpart of `quantise_mean`."""
     share = code.to(top.dtype) / 127
-    return share.square().copysign(share) * _spread(top, code)
+    return share.square().copysign(share) * spread(top, code)
 
 
 def restore_square(code: Tensor, top: Tensor) -> Tensor:
     """Return mean squares from their 8 bits, in the type of `top`; the counterpart of `quantise_square`."""
-    return (code.to(top.dtype) / 255).square().square() * _spread(top, code)
+    return (code.to(top.dtype) / 255).square().square() * spread(top, code)
 
 
 def _blocks(values: Tensor) -> Tensor:
@@ -191,12 +191,12 @@ def _blocks(values: Tensor) -> Tensor:
     return functional.pad(values.flatten(), (0, -values.numel() % BLOCK)).view(-1, BLOCK)
 
 
-def _spread(top: Tensor, like: Tensor) -> Tensor:
+def spread(top: Tensor, like: Tensor) -> Tensor:
     """Return each block's scale at every place of the block."""
     return top.repeat_interleave(BLOCK)[: like.numel()].view(like.shape)
 
 
-def _read_moments(slot: Slot) -> tuple[Tensor, Tensor]:
+def read_moments(slot: Slot) -> tuple[Tensor, Tensor]:
     """Return both moments in the precision they are updated in; a copy where they are kept in 8 bits."""
     if slot.exp_avg_scale is None or slot.exp_avg_sq_scale is None:
         return slot.exp_avg, slot.exp_avg_sq

@@ -171,10 +171,11 @@ def update(
     weights, grads, steps, means = tl.load(line), tl.load(line + 1), tl.load(line + 2), tl.load(line + 3)
     squares, mean_scales, square_scales = tl.load(line + 4), tl.load(line + 5), tl.load(line + 6)
     lows, count, seed = tl.load(line + 7), tl.load(line + 8), tl.load(line + 9).to(tl.uint32)
-    count = tl.where(tl.load(finite) != 0, count, 0)  # nothing is read or written where the gradient is not finite
+    is_finite = tl.load(finite) != 0
+    count = tl.where(is_finite, count, 0)  # else nothing is read or written
     if ALIGNED:
         count = tl.multiple_of(count, 16)
-    scale = tl.load(factor)
+    scale = tl.where(is_finite, tl.load(factor), 0.0)
     step = tl.load(aim(steps, tl.float32, False))
     rate = tl.div_rn(lr, correction(step, log1))
     root = tl.sqrt_rn(correction(step, log2))
