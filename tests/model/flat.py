@@ -33,6 +33,15 @@ def make_documents(paths: Sequence[Sequence[int]], lengths: Sequence[int]) -> Do
     )
 
 
+def gathered(documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the keys' places of documents that share some, and what inverts them."""
+    index, order, starts = documents.kv_index, documents.kv_order, documents.kv_starts
+    assert index is not None
+    assert order is not None
+    assert starts is not None
+    return index, order, starts
+
+
 def _shares(q: Tensor, k: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Return attention's shares of one document [heads, queries, keys], and their log-sum-exp."""
     groups = q.shape[1] // k.shape[1]

@@ -128,7 +128,7 @@ def test_compiled_layers_are_not_compiled_anew() -> None:
 
     AttentionInterface.register("attune_plain", plain)
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(layer, backend=counter, dynamic=True)
+    compiled: Any = torch.compile(layer, backend=counter, dynamic=True)
 
     def step(lengths: list[int], *, share: bool) -> int:
         """Differentiate the layer on a batch; return how often it was compiled so far."""

@@ -14,6 +14,7 @@ from attune.errors import ModelError
 from attune.model import flash
 from attune.model.exact import attend_exactly
 from attune.model.flash import FLASH4, VARLEN
+from attune.model.obstacles import flash4_obstacle, varlen_obstacle
 from attune.types import Batch
 
 EXACT, PER_ROW = "exact", "per_row"
@@ -94,36 +95,31 @@ def _rounded_up(length: int) -> int:
 def choose_attention(
     wish: str, *, device: str, dtype: torch.dtype, model_class: type[PreTrainedModel], config: Any
 ) -> AttentionChoice:
-    """Return the attention for a model; `wish` is auto, exact or varlen.
+    """Return the attention for a model; `wish` is auto, exact, varlen or flash4.
 
-    Raises ModelError when varlen is asked for and cannot run: there is no silent fallback.
+    Raises ModelError when a kernel is asked for and cannot run: there is no silent fallback.
     """
     if not model_class._can_set_attn_implementation():
-        if wish == VARLEN:
+        if wish in (VARLEN, FLASH4):
             raise ModelError(
-                f"attention: {model_class.__name__} has no pluggable attention, so varlen cannot run.\n"
+                f"attention: {model_class.__name__} has no pluggable attention, so {wish} cannot run.\n"
                 "Use --attention auto."
             )
         return AttentionChoice(
             PER_ROW, f"{model_class.__name__} has no pluggable attention: rows are computed one by one"
         )
-    obstacle = _varlen_obstacle(device, dtype, config)
-    if wish == VARLEN and obstacle:
-        raise ModelError(f"attention: varlen cannot run here: {obstacle}. Use --attention exact.")
-    if wish == EXACT or obstacle:
-        return AttentionChoice(EXACT, "asked for" if wish == EXACT else str(obstacle))
-    return AttentionChoice(VARLEN, "asked for" if wish == VARLEN else f"cuda and {str(dtype).removeprefix('torch.')}")
-
-
-def _varlen_obstacle(device: str, dtype: torch.dtype, config: Any) -> str | None:
-    """Say why torch's varlen kernel cannot serve this model, or None if it can."""
-    if device != "cuda":
-        return f"device is {device}"
-    if dtype not in (torch.bfloat16, torch.float16):
-        return f"precision is {str(dtype).removeprefix('torch.')}, the kernel needs 16 bits"
-    if getattr(config, "attn_logit_softcapping", None):
-        return "the model caps attention logits"
-    return None
+    if wish == EXACT:
+        return AttentionChoice(EXACT, "asked for")
+    if wish in (VARLEN, FLASH4):
+        obstacle = (varlen_obstacle if wish == VARLEN else flash4_obstacle)(device, dtype, config)
+        if obstacle:
+            raise ModelError(f"attention: {wish} cannot run here: {obstacle}.\nUse --attention auto.")
+        return AttentionChoice(wish, "asked for")
+    if obstacle := varlen_obstacle(device, dtype, config):
+        return AttentionChoice(EXACT, obstacle)
+    if obstacle := flash4_obstacle(device, dtype, config):
+        return AttentionChoice(VARLEN, obstacle)
+    return AttentionChoice(FLASH4, f"cuda and {str(dtype).removeprefix('torch.')}, FlashAttention-4 is installed")
 
 
 def set_attention(model: PreTrainedModel, choice: AttentionChoice) -> None:

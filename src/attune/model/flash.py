@@ -105,7 +105,8 @@ def _flash4_backward(
     from flash_attn.cute.interface import _flash_attn_bwd
 
     out, lse = outputs
-    dq, dk, dv = _flash_attn_bwd(*inputs, out, grad, lse, **_flash4_settings(layout))
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    dq, dk, dv = _flash_attn_bwd(*inputs, out, grad, lse, deterministic=deterministic, **_flash4_settings(layout))
     return dq, dk, dv
 
 

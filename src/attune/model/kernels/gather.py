@@ -1,5 +1,4 @@
 """Rows gathered by an index and the gradient of that: sums in float32, in a fixed order, so the same every time."""
-# ruff: noqa: ANN001, ANN202, N803, PLR0917 (a kernel's arguments are what Triton makes of them)
 
 from __future__ import annotations
 
@@ -74,9 +73,7 @@ def _kernels() -> tuple[Any, Any]:
     import triton.language as tl
 
     @triton.jit(do_not_specialize=["count"])
-    def copy_rows(  # type: ignore[no-untyped-def]
-        x, index, out, x_stride, columns, count, BLOCK: tl.constexpr, ROWS: tl.constexpr
-    ):
+    def copy_rows(x, index, out, x_stride, columns, count, BLOCK: tl.constexpr, ROWS: tl.constexpr):
         """One program copies ROWS rows, BLOCK columns of them."""
         row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
         place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -86,7 +83,7 @@ def _kernels() -> tuple[Any, Any]:
         tl.store(out + row[:, None] * columns + place[None, :], values, mask=mask)
 
     @triton.jit
-    def add_rows(  # type: ignore[no-untyped-def]
+    def add_rows(
         grad, order, starts, out, grad_stride, columns, BLOCK: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr
     ):
         """One program adds all gathered rows that hold one row, ROWS at once, in the order they are listed."""

@@ -1,0 +1,139 @@
+"""The gather kernels under Triton's interpreter and their twin, against sums in float64."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from attune.model.kernels import gather as real
+from attune.model.kernels import is_interpreted
+from tests.model.flat import gathered, make_documents
+
+INDEX, ORDER, STARTS = gathered(make_documents([[0], [0, 1], [0, 2], [0, 1, 3], [0, 1, 4], [5]], [6, 3, 1, 4, 2, 5]))
+ROUNDING = {torch.float64: 1e-15, torch.float32: 2e-7, torch.bfloat16: 2**-7}  # of one value, relative
+interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by test_the_kernels_do_the_same")
+as_twin = pytest.mark.skipif(is_interpreted(), reason="kernels run in this process")
+
+
+def summed(grad: Tensor) -> Tensor:
+    """Return the gradient of the gathered rows in float64, token by token."""
+    return torch.stack([grad.double()[ORDER[start:stop]].sum(0) for start, stop in pairwise(STARTS.tolist())])
+
+
+def check(module: ModuleType, dtype: torch.dtype, columns: int) -> None:
+    """Assert that rows of a strided view are copied to the bit, and that their gradient is the sum, rounded once."""
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(21, 2 * columns, generator=source).to(dtype)[:, columns:]
+    grad = torch.randn(len(INDEX), columns, generator=source).to(dtype)
+    assert torch.equal(module.gather(x, INDEX), x[INDEX])
+    ours = module.gather_backward(grad, INDEX, ORDER, STARTS)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.double(), summed(grad), rtol=ROUNDING[dtype], atol=1e-6)
+    assert torch.equal(ours, module.gather_backward(grad, INDEX, ORDER, STARTS))
+
+
+def check_width(module: ModuleType) -> None:
+    """Assert that many small gradients in bfloat16 add up to what they are; in bfloat16 they would stop at 256."""
+    grad = torch.ones(1000, 16, dtype=torch.bfloat16)
+    starts = torch.tensor([0, 0, 1000, 1000], dtype=torch.int32)
+    out = module.gather_backward(grad, torch.ones(1000, dtype=torch.int64), torch.arange(1000), starts)
+    assert out.float().sum(1).tolist() == [0.0, 16_000.0, 0.0]
+
+
+def mutant_of(folder: Path, old: str, new: str) -> ModuleType:
+    """Return the module with one place of its source changed."""
+    text = Path(str(real.__file__)).read_text()
+    assert text.count(old) == 1, f"{old!r} stands there {text.count(old)} times"
+    path = folder / "mutant.py"
+    path.write_text(text.replace(old, new))
+    spec = importlib.util.spec_from_file_location("mutant", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def survives(module: ModuleType) -> bool:
+    """Whether the comparisons find nothing wrong with a module."""
+    try:
+        check(module, torch.float32, 48)
+        check(module, torch.float32, 1300)
+        check_width(module)
+    except AssertionError:
+        return False
+    return True
+
+
+@as_twin
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("columns", [1, 16, 1300])
+def test_the_twin_is_the_sum(dtype: torch.dtype, columns: int) -> None:
+    """In every precision, with rows that nobody holds."""
+    check(real, dtype, columns)
+    check_width(real)
+
+
+@as_twin
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("index_add_(0, index, wide)", "index_add_(0, index.flip(0), wide)"),
+        ("return total.to(grad.dtype)", "return total.half().to(grad.dtype)"),
+    ],
+)
+def test_a_broken_twin_is_seen(tmp_path: Path, old: str, new: str) -> None:
+    """The comparison finds each of these faults."""
+    assert not survives(mutant_of(tmp_path, old, new))
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("columns", [1, 16, 1300])
+def test_interpreted_kernels(dtype: torch.dtype, columns: int) -> None:
+    """In every precision, with one block of columns or two, and rows that nobody holds."""
+    check(real, dtype, columns)
+    check_width(real)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(held < last)[:, None] & (place", "(held <= last)[:, None] & (place"),
+        ("start += ROWS", "start += 2 * ROWS"),
+        ("start, last = tl.load(starts + row)", "start, last = tl.load(starts)"),
+        ("WIDE=wide", "WIDE=_narrow()"),
+        ("x + source[:, None] * x_stride", "x + source[:, None] * columns"),
+        ("row = tl.program_id(0).to(tl.int64) * ROWS + tl", "row = tl.program_id(0).to(tl.int64) + tl"),
+    ],
+)
+def test_interpreted_mutant(tmp_path: Path, old: str, new: str) -> None:
+    """A kernel with one of these faults does not agree."""
+    module = mutant_of(tmp_path, old, new)
+    module._narrow = lambda: __import__("triton.language").language.bfloat16  # type: ignore[attr-defined]
+    assert not survives(module)
+
+
+def test_the_kernels_do_the_same() -> None:
+    """Under Triton's interpreter, which must be asked for before Triton is imported: in a process of its own."""
+    pytest.importorskip("triton")
+    if is_interpreted():
+        pytest.skip("it runs in this very process")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
+    root = Path(__file__).resolve().parents[2]
+    ended = subprocess.run(
+        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    assert "passed" in ended.stdout
+    assert "skipped" not in ended.stdout
