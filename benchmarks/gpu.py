@@ -79,7 +79,7 @@ def measure(module: str, job: Result, *, path: str | None, limit: int) -> Result
             return {"failed": f"took longer than {limit} s"}
     took = time.perf_counter() - began
     if done.returncode != 0:
-        print(done.stderr[-4000:], file=sys.stderr)
+        print(done.stderr[-2500:], file=sys.stderr)
         words = [line for line in done.stderr.splitlines() if line.strip()]
         return {"failed": words[-1][:300] if words else f"exit code {done.returncode}"}
     result: Result = json.loads(done.stdout.strip().splitlines()[-1])

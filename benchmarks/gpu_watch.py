@@ -90,12 +90,18 @@ class Watch:
         spans: list[tuple[float, float]] = []
         times: Counter[str] = Counter()
         for event in self._profiler.events():
-            if event.device_type == DeviceType.CUDA:
+            if is_work(event):
                 spans.append((event.time_range.start, event.time_range.end))
                 times[event.name[:90]] += event.time_range.end - event.time_range.start
         total = sum(times.values()) or 1
         kernels = [[name, took / total] for name, took in times.most_common(MOST_KERNELS)]
         return {"idle_share": idle_share(spans), "kernels": kernels, "kernels_per_step": len(spans) / self._profiled}
+
+
+def is_work(event: Any) -> bool:
+    """Whether a profiled event is work on the GPU, and not a copy to it that runs beside the work, or a label."""
+    on_device = event.device_type == DeviceType.CUDA
+    return on_device and not event.is_user_annotation and not event.name.startswith("Memcpy HtoD")
 
 
 def idle_share(spans: Sequence[tuple[float, float]]) -> float | None:
