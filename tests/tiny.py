@@ -106,6 +106,8 @@ def flat_batch(rows: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
         max_kv=max(lengths),
         lengths=lengths,
         rows=tuple(range(len(lengths))),
+        row_tokens=sum(lengths),
+        learned_tokens=sum(int((targets != NOT_LEARNED).sum()) for _, targets in rows),
     )
 
 

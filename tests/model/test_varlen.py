@@ -93,8 +93,7 @@ def test_raw_functions_equal_exact_attention(
     grad = torch.randn(400, heads, width, generator=source).to("cuda", torch.bfloat16)
     documents = moved(TREE)
     out, saved = attend(q, k, v, documents, scale=width**-0.5, window=window, name=name)
-    parts = [part.float() for part in (q, k, v)]
-    exact, plain = attend(*parts, documents, scale=width**-0.5, window=window, name="exact")
+    exact, plain = attend(q.float(), k.float(), v.float(), documents, scale=width**-0.5, window=window, name="exact")
     mine = (out, *attend_backward(grad, saved))
     others = (exact, *attend_backward(grad.float(), plain))
     for one, other in zip(mine, others, strict=True):
