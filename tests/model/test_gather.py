@@ -137,3 +137,28 @@ def test_the_kernels_do_the_same() -> None:
     assert ended.returncode == 0, ended.stdout[-3000:]
     assert "passed" in ended.stdout
     assert "skipped" not in ended.stdout
+
+
+@as_twin
+@pytest.mark.parametrize("which", [0, 1], ids=["copy_rows", "add_rows"])
+def test_the_kernels_compile_for_a_gpu(which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: what the compiler makes of them reads aligned rows in bfloat16 16 bytes at a time."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
+    import triton
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = real._kernels()[which]
+    names = kernel.arg_names
+    rows, places = "*bf16", "*i64"
+    types = {"x": rows, "out": rows, "grad": rows, "index": places, "order": places, "starts": "*i32"}
+    constants = {"BLOCK": 1024, "ROWS": 4} | ({"WIDE": tl.float32} if which else {})
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in names if name not in (*constants, "count")}
+    fixed = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=aligned)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    assert "ld.global.v4.b32" in made
+    assert "st.global.v4.b32" in made or which
