@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
@@ -19,10 +20,8 @@ from attune.model.kernels import cross_entropy as real
 from attune.model.kernels import is_interpreted
 from attune.model.kernels.cross_entropy import LossOptions
 
-OPTIONS = [
-    LossOptions(kind, smoothing, z_loss)
-    for kind, smoothing, z_loss in itertools.product(("nll", "dft"), (0.0, 0.1), (0.0, 1e-2))
-]
+KINDS: tuple[Literal["nll", "dft"], ...] = ("nll", "dft")
+OPTIONS = [LossOptions(*choice) for choice in itertools.product(KINDS, (0.0, 0.1), (0.0, 1e-2))]
 interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by the test of the kernel in a process of its own")
 
 

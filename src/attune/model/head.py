@@ -171,7 +171,7 @@ def _times(gradient: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
     if grad.device.type == "cpu" and grad.item() == 1:  # on other devices to look would be to wait
         return gradient.to(dtype)
     out = torch.empty(gradient.shape, dtype=dtype, device=gradient.device)
-    return torch.mul(gradient, grad.view(1), out=out)  # without view, torch would first round grad to 16 bits
+    return torch.mul(gradient, grad.view(1), out=out)  # a scalar on cuda would be rounded to 16 bits first
 
 
 def _sums(ctx: Any, rows: RowLosses, task: HeadTask) -> tuple[Tensor, Tensor, Tensor]:
