@@ -116,11 +116,12 @@ class _Layer(torch.autograd.Function):
         x, packed, out, lse, middle, both, low_in, low_out, low_up, low_down, *angles = ctx.saved_tensors
         layer: FusedLayer = ctx.layer
         with torch.autocast(x.device.type, enabled=False):
-            upper, d_second = _feed_forward_back(
-                layer.feed_forward, grad.contiguous(), middle=middle, both=both, lows=(low_up, low_down)
-            )
             first = layer.attention
-            dy = upper.to(out.dtype)
+            room = first.output.room_for_gradient(len(x), x)
+            d_second = _feed_forward_back(
+                layer.feed_forward, grad.contiguous(), middle=middle, both=both, lows=(low_up, low_down), out=room
+            )
+            upper, dy = room[:, : x.shape[1]], room.to(out.dtype)
             d_out, d_low = first.output.back(dy, low_out, needs_x=True)
             assert d_out is not None
             d_output = first.output.back_parameters(dy, out.flatten(1), low=low_out, d_low=d_low)
@@ -141,11 +142,16 @@ class _Layer(torch.autograd.Function):
 
 
 def _feed_forward_back(
-    half: FeedForwardHalf, grad: Tensor, *, middle: Tensor, both: Tensor, lows: tuple[Tensor | None, Tensor | None]
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Return the gradient of the second half's input, and of its parameters in their order."""
+    half: FeedForwardHalf, grad: Tensor, *, middle: Tensor, both: Tensor, out: Tensor,
+    lows: tuple[Tensor | None, Tensor | None],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Write the gradient of the second half's input into the first columns of `out`; return that of its parameters."""
     low_up, low_down = lows
-    dy = grad.to(both.dtype)
+    dy = half.down.room_for_gradient(len(grad), both)  # a copy costs less than LoRA's part as a product of its own
+    if dy.shape == grad.shape:
+        dy = grad.to(both.dtype)
+    else:
+        dy[:, : grad.shape[1]] = grad
     d_product, d_low = half.down.back(dy, low_down, needs_x=True)
     assert d_product is not None
     room = half.gate_up.room_for_gradient(len(grad), both)
@@ -154,19 +160,19 @@ def _feed_forward_back(
     if product is not None:
         d_down = half.down.back_parameters(dy, product, low=low_down, d_low=d_low)
     del product, d_product
-    dx, d_norm, d_inner = _back_through_norm(
-        half.gate_up, room, low_up, x=middle, norm=half.norm, upper=grad, needs=True
+    _, d_norm, d_inner = _back_through_norm(
+        half.gate_up, room, low_up, x=middle, norm=half.norm, upper=grad, needs=True, out=out
     )
-    assert dx is not None
-    return dx, (d_norm, *d_inner, *d_down)
+    return (d_norm, *d_inner, *d_down)
 
 
 def _back_through_norm(
-    projection: Projection, dy: Tensor, low: Tensor | None, *, x: Tensor, norm: Any, upper: Tensor, needs: bool
-) -> tuple[Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
+    projection: Projection, dy: Tensor, low: Tensor | None, *, x: Tensor, norm: Any, upper: Tensor, needs: bool,
+    out: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:  # fmt: skip
     """Return the gradients of x, of the norm's weight and of the projection, for dy, that of projection(norm(x)).
 
-    upper [T, H] is the gradient that reaches x past this half; it is in the first result.
+    upper [T, H] is the gradient that reaches x past this half; it is in the first result, which `out` may hold.
     """
     weight: Tensor = norm.weight
     d_normed, d_low = projection.back(dy, low, needs_x=needs or weight.requires_grad)
@@ -177,7 +183,7 @@ def _back_through_norm(
     if d_normed is None:
         return None, None, grads
     dx, d_weight = rms_norm_backward(
-        d_normed, x, weight, eps=_eps(norm), add=upper, needs_weight=weight.requires_grad
+        d_normed, x, weight, eps=_eps(norm), add=upper, needs_weight=weight.requires_grad, out=out
     )  # fmt: skip
     return dx, d_weight, grads
 
@@ -272,7 +278,8 @@ def fuse_layer(layer: Any, kernel: str) -> None:
 
         def compute(states: Tensor) -> Tensor:
             """Compute both halves of [1, T, H]."""
-            return _layer(states[0], (cos[0], sin[0]), fused, documents, *fused.parameters)[None]
+            x = states.view(-1, states.shape[-1])  # to take states[0] would copy its gradient
+            return _layer(x, (cos[0], sin[0]), fused, documents, *fused.parameters)[None]
 
         if _FORWARD_CHECKPOINTS and layer.gradient_checkpointing and layer.training:
             return layer._gradient_checkpointing_func(compute, hidden_states)  # noqa: SLF001 - its only name

@@ -42,27 +42,30 @@ def rms_norm(
 
 
 def rms_norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, *, eps: float, add: Tensor | None, needs_weight: bool
-) -> tuple[Tensor, Tensor | None]:
+    grad: Tensor, x: Tensor, weight: Tensor, *, eps: float, add: Tensor | None = None, needs_weight: bool,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Return the gradients of x (plus `add` [T, H], the gradient that reaches x past the norm) and of the weight.
 
-    grad [T, H]; the first is in x's type, the second, None unless asked for, in the weight's.
+    grad [T, H]; the first is in x's type, or written into the first H columns of `out`, if given; the second, None
+    unless asked for, is in the weight's type.
     """
+    rows, width = x.shape
+    dx = torch.empty_like(x) if out is None else out[:, :width]
     if not runs(x):
         wide = torch.promote_types(x.dtype, torch.float32)
         values, upper = x.to(wide), grad.to(wide)
         scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)
         normed, scaled = values * scale, upper * weight
-        dx = scale * (scaled - normed * (scaled * normed).mean(-1, keepdim=True))
-        dx = dx if add is None else dx + add
-        return dx.to(x.dtype), (upper * normed).sum(0).to(weight.dtype) if needs_weight else None
-    rows, width = x.shape
+        new = scale * (scaled - normed * (scaled * normed).mean(-1, keepdim=True))
+        dx.copy_(new if add is None else new + add)
+        return dx, (upper * normed).sum(0).to(weight.dtype) if needs_weight else None
     block, warps = _shape(width)
     programs = min(rows, _PROGRAMS) if needs_weight else rows
-    dx = torch.empty_like(x)
     parts = torch.empty((programs, width), dtype=torch.float32, device=x.device) if needs_weight else dx
     _kernels()["backward"][(programs,)](
-        grad, x, weight, x if add is None else add, dx, parts, rows, width, eps,
+        grad, x, weight, x if add is None else add, dx, parts, rows, width,
+        0 if add is None else add.stride(0), dx.stride(0), eps,
         HAS_ADD=add is not None, NEEDS_WEIGHT=needs_weight, BLOCK=block, num_warps=warps,
     )  # fmt: skip
     return dx, parts.sum(0).to(weight.dtype) if needs_weight else None
@@ -99,7 +102,7 @@ def _kernels() -> dict[str, Any]:
 
     @triton.jit(do_not_specialize=["rows"])
     def backward(
-        grad, x, weight, add, dx, parts, rows, width, eps,
+        grad, x, weight, add, dx, parts, rows, width, add_stride, stride, eps,
         HAS_ADD: tl.constexpr, NEEDS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
         program = tl.program_id(0).to(tl.int64)
@@ -109,7 +112,8 @@ def _kernels() -> dict[str, Any]:
         gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
         total = tl.zeros([BLOCK], dtype=tl.float32)
         for number in range((rows - program + step - 1) // step):
-            place = (program + number * step) * width + column
+            row = program + number * step
+            place = row * width + column
             values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
             upper = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
             scale = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / width + eps)
@@ -118,8 +122,8 @@ def _kernels() -> dict[str, Any]:
             mean = tl.sum(scaled * normed, axis=0) / width
             result = scale * (scaled - normed * mean)
             if HAS_ADD:
-                result += tl.load(add + place, mask=inside, other=0.0).to(tl.float32)
-            tl.store(dx + place, result.to(dx.dtype.element_ty), mask=inside)
+                result += tl.load(add + row * add_stride + column, mask=inside, other=0.0).to(tl.float32)
+            tl.store(dx + row * stride + column, result.to(dx.dtype.element_ty), mask=inside)
             if NEEDS_WEIGHT:
                 total += upper * normed
         if NEEDS_WEIGHT:
