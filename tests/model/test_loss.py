@@ -155,3 +155,13 @@ def test_logits_never_exist_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     loss_sums(model, batch).loss.backward()
     token_losses(model, batch)
     assert max(seen) == 4 and sum(seen) == 2 * learned
+
+
+@pytest.mark.parametrize("attention", ["exact", "eager"])
+def test_a_batch_may_say_what_is_learned(attention: str) -> None:
+    """The positions need not be searched on the device: those that come with the batch are taken as they are."""
+    model, batch = make_model(attention=attention), make_batch(is_weighted=True)
+    told = replace(batch, learned=torch.nonzero(batch.targets != NOT_LEARNED)[:, 0])
+    found, expected = loss_sums(model, told), loss_sums(model, batch)
+    assert torch.equal(found.loss, expected.loss) and torch.equal(found.tokens, expected.tokens)
+    assert all(map(torch.equal, token_losses(model, told), token_losses(model, batch)))

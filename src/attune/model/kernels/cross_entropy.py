@@ -184,15 +184,10 @@ def _kernel() -> Any:
             highest = tl.maximum(before, tl.max(values, axis=0))
             total = total * tl.exp(before - highest) + tl.sum(tl.exp(values - highest), axis=0)
         log_total = highest + tl.log(total)
-        if CAP > 0:
-            chosen = CAP * (2 / (1 + tl.exp(-2 * chosen / CAP)) - 1)
+        chosen = CAP * (2 / (1 + tl.exp(-2 * chosen / CAP)) - 1) if CAP > 0 else chosen
         nll = log_total - chosen
-        pull = tl.full((), 1.0, tl.float32)
-        if DFT:
-            pull = tl.exp(-nll)
-        loss = nll
-        if SMOOTHING > 0:
-            loss = (1 - SMOOTHING) * nll + SMOOTHING * (log_total - plain / COLUMNS)
+        pull = tl.exp(-nll) if DFT else tl.full((), 1.0, tl.float32)
+        loss = (1 - SMOOTHING) * nll + SMOOTHING * (log_total - plain / COLUMNS)
         tl.store(losses + row, pull * loss + Z_LOSS * log_total * log_total)
         tl.store(nlls + row, nll)
         tl.store(corrects + row, (tl.sum(ahead, axis=0) == 0).to(tl.float32))
