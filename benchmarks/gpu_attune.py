@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from attune.model.attention import choose_attention, set_attention
 from attune.model.load import DTYPES, attention_choice
 from attune.model.loss import LossOptions
 from attune.model.nf4 import quantise_linears
-from attune.train.feed import ahead
-from attune.train.loop import Step, train_steps
+from attune.train.feed import Step
+from attune.train.loop import train_steps
 from attune.train.metrics import Meter
 from attune.train.optim import build_optimizer
 from attune.train.ready import make_ready
@@ -102,22 +101,21 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     ready.model.train()
     share = shares_prefixes(ready.model, config, attention=attention.name)
     records: list[StepRecord] = []
-    with closing(ahead(steps_of(rows, config, share=share), world.device)) as steps:
-        training = train_steps(
-            ready.model,
-            build_optimizer(ready.model, config.train, seed=config.seed),
-            steps,
-            learning_rate=lambda _: float(config.train.learning_rate),
-            meter=Meter(ready.flos, device=world.device),
-            world=world,
-            seed=config.seed,
-            clip=config.train.clip,
-            precision=config.precision,
-            loss=LossOptions.of(config.train),
-        )
-        for record in training:
-            watch.step_done()
-            records.append(record)
+    training = train_steps(
+        ready.model,
+        build_optimizer(ready.model, config.train, seed=config.seed),
+        steps_of(rows, config, share=share),
+        learning_rate=lambda _: float(config.train.learning_rate),
+        meter=Meter(ready.flos, device=world.device),
+        world=world,
+        seed=config.seed,
+        clip=config.train.clip,
+        precision=config.precision,
+        loss=LossOptions.of(config.train),
+    )
+    for record in training:
+        watch.step_done()
+        records.append(record)
     timed = records[1 : job["steps"]]
     flos = [after.train_flos - before.train_flos for before, after in zip(records, timed, strict=False)]
     return watch.result() | {

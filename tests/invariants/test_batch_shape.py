@@ -12,7 +12,8 @@ from attune.config import TrainConfig
 from attune.data.batch import to_batch
 from attune.data.layout import lay_out
 from attune.evals.heldout import measure
-from attune.train.loop import Step, train_steps
+from attune.train.feed import Step
+from attune.train.loop import train_steps
 from attune.train.metrics import FlosCounter, Meter
 from attune.train.optim import build_optimizer
 from attune.types import StepRecord

@@ -1,9 +1,7 @@
-"""Steps that are prepared ahead are the same steps, in order; errors and a stop come through, and no thread is left."""
+"""Steps that are prepared while the device computes are the same steps, in order, and errors come where they belong."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,12 +10,12 @@ import torch
 
 from attune.data.batch import to_batch
 from attune.errors import DataError
-from attune.train.feed import _Delivery, ahead, in_background
-from attune.train.loop import Step
+from attune.train.feed import Feed, Step
 from attune.train.metrics import Counts
 from tests.tiny import make_corpus
 
 CORPUS = make_corpus([5, 11, 3, 17])
+CPU, META = torch.device("cpu"), torch.device("meta")  # meta: a device that is not the host, and everywhere
 
 
 def make_steps(count: int, taken: list[int] | None = None) -> Iterator[Step]:
@@ -28,100 +26,76 @@ def make_steps(count: int, taken: list[int] | None = None) -> Iterator[Step]:
         yield Step(number, number / 4, (to_batch(CORPUS, [0, 1]), to_batch(CORPUS, [2, 3])))
 
 
-def deliver(steps: Iterator[Step]) -> Iterator[_Delivery]:
-    """Hand steps over without a device."""
-    for step in steps:
-        yield _Delivery(step)
+def take_all(feed: Feed, *, prepares: bool) -> list[int]:
+    """Return the numbers of all steps."""
+    numbers = []
+    while (step := feed.take()) is not None:
+        numbers.append(step.number)
+        if prepares:
+            feed.prepare()
+    return numbers
 
 
-def numbers_of(deliveries: Iterator[_Delivery]) -> list[int]:
-    """Return the steps that were handed over."""
-    return [delivery.step.number for delivery in deliveries if delivery.step is not None]
-
-
-def feeders() -> list[threading.Thread]:
-    """Return the threads that feed."""
-    return [thread for thread in threading.enumerate() if thread.name == "attune-feed"]
-
-
-def test_on_a_cpu_a_step_is_built_when_it_is_asked_for() -> None:
-    """Nothing is prepared in vain, and no thread is started."""
+def test_on_a_cpu_a_step_is_built_when_it_is_taken() -> None:
+    """Where the host computes, nothing is gained by preparing, and nothing is prepared in vain."""
     taken: list[int] = []
-    fed = ahead(make_steps(9, taken), torch.device("cpu"))
-    assert [next(fed).number, next(fed).number] == [1, 2]
-    assert taken == [1, 2]
-    assert not feeders()
+    feed = Feed(make_steps(9, taken), CPU)
+    assert feed.take()
+    feed.prepare()
+    assert taken == [1]
 
 
-def test_all_steps_come_in_order() -> None:
-    """The thread hands over every step once, and is gone when there are no more."""
-    assert numbers_of(in_background(lambda: deliver(make_steps(25)), 2)) == list(range(1, 26))
-    assert not feeders()
+@pytest.mark.parametrize("device", [CPU, META], ids=str)
+@pytest.mark.parametrize("prepares", [True, False])
+def test_all_steps_come_once_and_in_order(device: torch.device, prepares: bool, monkeypatch: Any) -> None:
+    """Prepared or not, every step is taken once."""
+    monkeypatch.setattr("attune.train.feed.on_device", lambda batch, device: batch)
+    assert take_all(Feed(make_steps(7), device), prepares=prepares) == list(range(1, 8))
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-def test_at_most_some_steps_are_ahead(depth: int) -> None:
-    """While one step is worked on, `depth` wait in the queue and one more in the thread's hands."""
+def test_one_step_is_prepared_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing twice builds one step; it is the one that is taken next, counted before it moved."""
+    monkeypatch.setattr("attune.train.feed.on_device", lambda batch, device: batch)
     taken: list[int] = []
-    fed = in_background(lambda: deliver(make_steps(50, taken)), depth)
-    next(fed)
-    deadline = time.monotonic() + 20
-    while len(taken) < depth + 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    assert len(taken) == depth + 2
-    fed.close()
+    feed = Feed(make_steps(9, taken), META)
+    feed.prepare()
+    feed.prepare()
+    assert taken == [1]
+    step = feed.take()
+    assert step is not None
+    assert step.number == 1
+    assert step.counts == Counts.of(step.batches)
 
 
-def test_a_stop_ends_the_thread() -> None:
-    """Closing in the middle of a run waits for the thread, also when the queue is full and a step in its hands."""
-    fed = in_background(lambda: deliver(make_steps(10**9)), 2)
-    assert numbers_of(next(fed) for _ in range(3)) == [1, 2, 3]
-    assert len(feeders()) == 1
-    fed.close()
-    assert not feeders()
-
-
-def test_an_error_comes_out_where_its_step_would_have() -> None:
-    """The steps before it are handed over first; the error is the same object, and the thread has ended."""
+def test_an_error_comes_out_where_its_step_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparing a step that cannot be built says nothing yet; taking it raises the same error."""
+    monkeypatch.setattr("attune.train.feed.on_device", lambda batch, device: batch)
     error = DataError("rows.jsonl:3: gone")
 
     def broken() -> Iterator[Step]:
-        yield from make_steps(3)
+        yield from make_steps(1)
         raise error
 
-    fed = in_background(lambda: deliver(broken()), 2)
-    assert numbers_of(next(fed) for _ in range(3)) == [1, 2, 3]
+    feed = Feed(broken(), META)
+    assert feed.take()
+    feed.prepare()
     with pytest.raises(DataError) as caught:
-        next(fed)
+        feed.take()
     assert caught.value is error
-    assert not feeders()
-
-
-def test_an_error_of_the_consumer_ends_the_thread() -> None:
-    """A training that fails leaves nothing running."""
-
-    def consume() -> None:
-        for delivery in in_background(lambda: deliver(make_steps(100)), 2):
-            if delivery.step is not None and delivery.step.number == 2:
-                raise ValueError
-
-    with pytest.raises(ValueError):
-        consume()
-    assert not feeders()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_batches_arrive_whole() -> None:
-    """Every tensor of every step is on the device with its values, and the counts were made before it moved."""
-    device = torch.device("cuda")
-    plain = list(make_steps(20))
-    for step, wanted in zip(ahead(iter(plain), device), plain, strict=True):
-        assert step.counts == Counts.of(wanted.batches)
+    """Every tensor of every step is on the device with its values."""
+    feed = Feed(make_steps(20), torch.device("cuda"))
+    for wanted in make_steps(20):
+        feed.prepare()
+        step = feed.take()
+        assert step is not None
         for batch, other in zip(step.batches, wanted.batches, strict=True):
             for name in ("tokens", "positions", "targets", "q_offsets", "kv_offsets"):
                 mine: Any = getattr(batch, name)
                 assert mine.is_cuda
                 assert torch.equal(mine.cpu(), getattr(other, name))
-    assert not feeders()
+    assert feed.take() is None

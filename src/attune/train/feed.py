@@ -1,109 +1,66 @@
-"""The steps' way to the device: built, pinned and copied in the background while the device computes the one before."""
+"""The steps' way to the device: the next one is built and copied while the device computes the present one.
+
+No thread does it. The host has launched a step long before the device has computed it; what it has to wait for the
+step's numbers is the time in which it builds the next. A thread would ask for Python's lock just then, and make the
+launch of the next step wait for it.
+"""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from attune.data.batch import on_device
-from attune.train.loop import Step
 from attune.train.metrics import Counts
-
-_PATIENCE_S = 0.05  # between two looks at whether the other side is gone
+from attune.types import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class _Delivery:
-    """What the thread hands over: a step and when its copies are done, an error, or the end (neither)."""
+class Step:
+    """The rows of one optimizer step as micro-batches, with its number (from 1) and the epoch it ends at."""
 
-    step: Step | None = None
-    copied: torch.cuda.Event | None = None
-    error: BaseException | None = None
+    number: int
+    epoch: float
+    batches: tuple[Batch, ...]
+    places: Callable[[], Sequence[str]] = tuple  # where its rows stand, asked for only when something broke
+    relay: Callable[[int], tuple[Batch, ...]] | None = None  # lays it out again for so many tokens at once
+    micro_tokens: int = 0  # what it was laid out for
+    counts: Counts | None = None  # known before its batches moved to the device
 
-
-def ahead(steps: Iterable[Step], device: torch.device, depth: int = 2) -> Generator[Step, None, None]:
-    """Yield the same steps with their batches on `device`; on CUDA up to `depth` of them are prepared ahead.
-
-    On a CPU every step is built when it is asked for. An error in `steps` comes out where its step would have. Closing
-    ends the thread; what it prepared in vain is built again from (seed, step) when the run is resumed.
-    """
-    if device.type == "cpu":
-        yield from steps
-        return
-    device = torch.empty(0, device=device).device  # with its number
-    stream = torch.cuda.Stream(device)
-    for delivery in in_background(lambda: _deliveries(steps, device, stream), depth):
-        assert delivery.step is not None
-        if delivery.copied is not None:
-            torch.cuda.current_stream(device).wait_event(delivery.copied)
-        _use_on(delivery.step, torch.cuda.current_stream(device))
-        yield delivery.step
+    def laid_out(self, micro_tokens: int) -> Step:
+        """Return the same step for fewer tokens at once."""
+        assert self.relay is not None, "a step that cannot be laid out again"
+        return replace(self, batches=self.relay(micro_tokens), micro_tokens=micro_tokens, counts=None)
 
 
-def in_background(make: Callable[[], Iterator[_Delivery]], depth: int) -> Generator[_Delivery, None, None]:
-    """Yield what the iterator of `make()` yields, which runs in a thread of its own, at most `depth` ahead.
+class Feed:
+    """Steps one by one, with their batches on the device; what was prepared in vain is built again at a resume."""
 
-    The error that ends it is raised here. However this generator ends, the thread has ended before it.
-    """
-    ready: queue.Queue[_Delivery] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-    thread = threading.Thread(target=_run, args=(make, ready, stopped), name="attune-feed", daemon=True)
-    thread.start()
-    try:
-        while True:
-            delivery = ready.get()
-            if delivery.error is not None:
-                raise delivery.error
-            if delivery.step is None:
-                return
-            yield delivery
-    finally:
-        stopped.set()
-        thread.join()
+    def __init__(self, steps: Iterable[Step], device: torch.device) -> None:
+        self._steps, self._device = iter(steps), device
+        self._next: Step | BaseException | None = None
 
-
-def _run(make: Callable[[], Iterator[_Delivery]], ready: queue.Queue[_Delivery], stopped: threading.Event) -> None:
-    """Put deliveries into the queue until there are no more or nobody wants them."""
-    last = _Delivery()
-    try:
-        for delivery in make():
-            if not _put(ready, delivery, stopped):
-                return
-    except BaseException as error:
-        last = _Delivery(error=error)
-    _put(ready, last, stopped)
-
-
-def _put(ready: queue.Queue[_Delivery], delivery: _Delivery, stopped: threading.Event) -> bool:
-    """Wait for a place in the queue; return whether it was found before the other side stopped."""
-    while not stopped.is_set():
+    def prepare(self) -> None:
+        """Build the next step and start its copies, if the device has work meanwhile; an error is kept for `take`."""
+        if self._device.type == "cpu" or self._next is not None:
+            return
         try:
-            ready.put(delivery, timeout=_PATIENCE_S)
-            return True
-        except queue.Full:
-            continue
-    return False
+            self._next = self._build()
+        except BaseException as error:
+            self._next = error
 
+    def take(self) -> Step | None:
+        """Return the next step, None after the last. Raises what building it raised."""
+        found, self._next = self._next, None
+        if isinstance(found, BaseException):
+            raise found
+        return self._build() if found is None else found
 
-def _deliveries(steps: Iterable[Step], device: torch.device, stream: torch.cuda.Stream) -> Iterator[_Delivery]:
-    """Yield each step with its batches copied to the device on a stream of their own."""
-    torch.cuda.set_device(device)  # a thread starts on the first device
-    for step in steps:
+    def _build(self) -> Step | None:
+        step = next(self._steps, None)
+        if step is None or self._device.type == "cpu":
+            return step
         counts = step.counts or Counts.of(step.batches)  # here, where counting waits for nothing
-        with torch.cuda.stream(stream):
-            batches = tuple(on_device(batch, device) for batch in step.batches)
-            copied = stream.record_event()
-        yield _Delivery(replace(step, batches=batches, counts=counts), copied)
-
-
-def _use_on(step: Step, stream: torch.cuda.Stream) -> None:
-    """Tell the allocator that a step's tensors are used on `stream`, so that their memory is not taken too early."""
-    for batch in step.batches:
-        for field in fields(batch):
-            value = getattr(batch, field.name)
-            if isinstance(value, torch.Tensor) and value.is_cuda:
-                value.record_stream(stream)
+        return replace(step, batches=tuple(on_device(batch, self._device) for batch in step.batches), counts=counts)

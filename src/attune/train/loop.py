@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,29 +13,12 @@ from attune.data.batch import on_device
 from attune.errors import TrainingError
 from attune.evals.heldout import arithmetic
 from attune.model.loss import PLAIN, LossOptions, loss_sums
+from attune.train.feed import Feed, Step
 from attune.train.metrics import Counts, Meter
 from attune.train.optim import clip_and_step, set_learning_rate
 from attune.train.room import Room, is_out_of_memory, needs_memory
 from attune.types import Batch, StepRecord
 from attune.world import World, seed_step
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The rows of one optimizer step as micro-batches, with its number (from 1) and the epoch it ends at."""
-
-    number: int
-    epoch: float
-    batches: tuple[Batch, ...]
-    places: Callable[[], Sequence[str]] = tuple  # where its rows stand, asked for only when something broke
-    relay: Callable[[int], tuple[Batch, ...]] | None = None  # lays it out again for so many tokens at once
-    micro_tokens: int = 0  # what it was laid out for
-    counts: Counts | None = None  # known before its batches moved to the device
-
-    def laid_out(self, micro_tokens: int) -> Step:
-        """Return the same step for fewer tokens at once."""
-        assert self.relay is not None, "a step that cannot be laid out again"
-        return replace(self, batches=self.relay(micro_tokens), micro_tokens=micro_tokens, counts=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +56,14 @@ def train_steps(
     """
     how = Arithmetic(world, seed, precision, loss, room)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    for given in steps:
+    feed = Feed(steps, world.device)
+    while (given := feed.take()) is not None:
         set_learning_rate(optimizer, rate := learning_rate(given.number))
         step, counts, sums = _gradients(model, optimizer, given, how)
         with needs_memory(f"updating the weights at step {step.number}"):
             norm = clip_and_step(optimizer, trained, clip)
         optimizer.zero_grad(set_to_none=True)
+        feed.prepare()
         nll, right, length = torch.cat([sums, norm.detach().to(sums).reshape(1)]).tolist()
         if not (math.isfinite(nll) and math.isfinite(length)):
             raise TrainingError(_not_finite(step, nll, length, done=_done(optimizer)))

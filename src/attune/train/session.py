@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,8 +29,8 @@ from attune.model.loss import LossOptions
 from attune.train import checkpoint as checkpoints
 from attune.train.checkpoint import Checkpoint
 from attune.train.defaults import stream_of
-from attune.train.feed import ahead
-from attune.train.loop import Step, train_steps
+from attune.train.feed import Step
+from attune.train.loop import train_steps
 from attune.train.metrics import Meter
 from attune.train.optim import build_optimizer, learning_rate_at
 from attune.train.ready import make_ready
@@ -142,24 +141,23 @@ class Session:
         """Train from the present step to the last, yielding each step's record; `progress` follows."""
         self.model.train()
         self.meter.restart_clock()
-        with closing(ahead(self.steps(), self.world.device)) as steps:
-            records = train_steps(
-                self.model,
-                self.optimizer,
-                steps,
-                learning_rate=self.schedule(),
-                meter=self.meter,
-                world=self.world,
-                seed=self.config.seed,
-                clip=self.config.train.clip,
-                precision=self.config.precision,
-                loss=LossOptions.of(self.config.train),
-                room=self.room,
-            )
-            for record in records:
-                self.progress = replace(self.progress, step=record.step, flos=record.train_flos)
-                yield record
-                self.meter.restart_clock()
+        records = train_steps(
+            self.model,
+            self.optimizer,
+            self.steps(),
+            learning_rate=self.schedule(),
+            meter=self.meter,
+            world=self.world,
+            seed=self.config.seed,
+            clip=self.config.train.clip,
+            precision=self.config.precision,
+            loss=LossOptions.of(self.config.train),
+            room=self.room,
+        )
+        for record in records:
+            self.progress = replace(self.progress, step=record.step, flos=record.train_flos)
+            yield record
+            self.meter.restart_clock()
 
     def validate(self) -> ValidRecord:
         """Measure the model on the validation rows, and note in `progress` whether it is the best so far.
