@@ -48,7 +48,7 @@ def _collection(collection: Any) -> dict[str, Any]:
         "lowest": sorted(collection.lowest, key=lambda entry: entry[:2]),
         "examples": collection.examples,
         "learned": collection.learned_in,
-        "intake": [getattr(intake, name) for name in vars(intake) if name != "_known"],
+        "intake": [getattr(intake, name) for name in vars(intake) if name not in {"_known", "config"}],
         "masker": [masker.with_controls, masker.control_texts, masker.in_parts, masker.lossy, masker.rewritten],
     }
 

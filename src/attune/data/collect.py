@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from attune.data.files import Part
 from attune.data.reading.garbage import rare_collections
 from attune.data.reading.intake import Intake, LeftOut
 from attune.data.reading.line import BadRow
+from attune.data.reading.read import Part as FilePart
 from attune.data.split import draw
 from attune.data.survey import Survey
 from attune.types import Encoded, Example, Place, RowState
@@ -27,6 +29,7 @@ from attune.types import Encoded, Example, Place, RowState
 FIRST_CHUNK = 256  # rows encoded at once, at first: the tokenizer's threads shall not wait long for work
 CHUNK_ROWS = 2048  # and in the end: enough to keep all cores busy, few enough to hold in memory
 CHUNK_BYTES = 4 * 1024 * 1024  # of the file: long rows go in smaller chunks
+Rows: TypeAlias = "Iterator[Example | LeftOut | BadRow]"
 
 
 @dataclass
@@ -60,6 +63,22 @@ class Fates:
         self.states[row] = STATES.index(state)
         self.reasons[row] = self.words.setdefault(reason, len(self.words))
 
+    def number_words(self) -> None:
+        """Number the reasons in the order of the rows that have them, however the rows were taken in."""
+        used = dict.fromkeys([0, *self.reasons])
+        numbers = {old: new for new, old in enumerate(used)}
+        self.reasons = array("h", map(numbers.__getitem__, self.reasons))
+        words = list(self.words)
+        self.words = {words[old]: new for new, old in enumerate(used)}
+
+    def absorb(self, part: Fates, first_number: int) -> None:
+        """Add the rows of another one, which follow; `first_number`: that of its first row in the survey."""
+        words = [self.words.setdefault(word, len(self.words)) for word in part.words]
+        for name in ("lines", "offsets", "states", "tokens", "kept", "learned"):
+            getattr(self, name).extend(getattr(part, name))
+        self.reasons.extend(words[reason] for reason in part.reasons)
+        self.numbers.extend(number + first_number if number >= 0 else -1 for number in part.numbers)
+
 
 class Collection:
     """A file's rows as they come to be flat arrays; `run` fills it once."""
@@ -91,10 +110,25 @@ class Collection:
         Raises: DataError when the file or too many of its rows cannot be used; TemplateError when a row's learned
         tokens cannot be proved.
         """
+        self._take(self.intake.stream(), draw_seed=draw_seed, keeps_examples=keeps_examples)
+        self.close()
+
+    def run_part(self, part: FilePart, *, draw_seed: int | None, keeps_examples: bool = False) -> None:
+        """Take a part of the file in, as `run` would; what is wrong with the whole file is said by `close`."""
+        self._take(self.intake.stream_part(part), draw_seed=draw_seed, keeps_examples=keeps_examples)
+
+    def close(self) -> None:
+        """End a file whose rows were all taken in. Raises: DataError when too many of them cannot be used."""
+        self.intake.refuse_bad_rows()
+        if self.policy == "error":
+            refuse_overlong(self.toll, self.limit)
+        self.fates.number_words()
+
+    def _take(self, rows: Rows, *, draw_seed: int | None, keeps_examples: bool) -> None:
         self._keeps_examples = keeps_examples
         with rare_collections(), ThreadPoolExecutor(1) as pool:
             waiting: tuple[list[tuple[int, Example]], list[Rendered], Future[Sequence[Tokens]]] | None = None
-            for chunk in self._chunks():
+            for chunk in self._chunks(rows):
                 rendered = [self.masker.template.render(example) for _, example in chunk]
                 future = self._encode(pool, rendered)
                 self._look(chunk)  # while the tokenizer's own threads work
@@ -103,9 +137,26 @@ class Collection:
                 waiting = (chunk, rendered, future)
             if waiting:
                 self._finish(*waiting, draw_seed=draw_seed)
-        self.intake.refuse_bad_rows()
-        if self.policy == "error":
-            refuse_overlong(self.toll, self.limit)
+
+    def absorb(self, part: Collection) -> None:
+        """Add the part of the file that another one took in, which follows, as if this one had taken it."""
+        first_row = len(self.fates.lines)
+        self.fates.absorb(part.fates, len(self.survey))
+        self.survey.absorb(part.survey)
+        self.intake.absorb(part.intake)
+        self.masker.absorb(part.masker)
+        self.toll.absorb(part.toll)
+        self.learned_in += part.learned_in
+        self.draws.extend(part.draws)
+        self.rows_of.extend(row + first_row for row in part.rows_of)
+        for lot, number, example in part.lowest:
+            self._remember(-lot, first_row - number, example)
+        self.examples += part.examples
+        self._tokens += part._tokens
+        self._learned += part._learned
+        self._lengths.extend(part._lengths)
+        self._weights += part._weights
+        self._sources += part._sources
 
     def _encode(self, pool: ThreadPoolExecutor, rendered: list[Rendered]) -> Future[Sequence[Tokens]]:
         """Have texts encoded beside this thread by the tokenizer, which lets it run, else at once."""
@@ -141,11 +192,11 @@ class Collection:
         for number, (row, _) in enumerate(chunk, start=first):
             self.fates.numbers[row] = number
 
-    def _chunks(self) -> Iterator[list[tuple[int, Example]]]:
+    def _chunks(self, rows: Rows) -> Iterator[list[tuple[int, Example]]]:
         """Yield the usable rows in chunks with their numbers; once there are too many bad rows only look for more."""
         chunk: list[tuple[int, Example]] = []
         allowed, bad, first_byte, size = self.intake.config.skip_bad_rows, self.intake.bad, 0, FIRST_CHUNK
-        for row in self.intake.stream():
+        for row in rows:
             if isinstance(row, Example):
                 number = self.fates.note(row.place, "used")
                 if not chunk:

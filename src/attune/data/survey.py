@@ -55,14 +55,20 @@ class Survey:
     """
 
     def __init__(
-        self, options: RowOptions, schema: Mapping[str, Any] | None = None, *, with_coverage: bool = False
+        self,
+        options: RowOptions,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        with_coverage: bool = False,
+        is_part: bool = False,
     ) -> None:
+        """`is_part`: another one will absorb it, so whatever depends on the rows before is left open."""
         limits = options.thresholds
         self.options, self.with_coverage = options, with_coverage
         self.store = WordStore(limits)
-        self.structure, self.languages = Structure(limits, schema), Languages(limits)
-        self.openers, self.refusals, self.coverage = Openers(limits), Refusals(limits), Coverage(limits)
-        self.pile_up = PileUp(limits)
+        self.structure, self.languages = Structure(limits, schema, is_part=is_part), Languages(limits)
+        self.openers, self.pile_up = Openers(limits, is_part=is_part), PileUp(limits, is_part=is_part)
+        self.refusals, self.coverage = Refusals(limits), Coverage(limits)
         self._files: dict[str, int] = {}
         self._numbers, self._lines, self._offsets = array("i"), array("q"), array("q")
         self._parts = array("b")
@@ -87,6 +93,28 @@ class Survey:
             self.languages.take(row)
             if part == "train":
                 self._take_for_sums(row)
+
+    def absorb(self, part: Survey) -> None:
+        """Add the rows that another survey took, which follow those of this one, as if this one had taken them."""
+        base = len(self)
+        files = [self._files.setdefault(file, len(self._files)) for file in part._files]
+        self._numbers.extend(files[number] for number in part._numbers)
+        self._lines.extend(part._lines)
+        self._offsets.extend(part._offsets)
+        self._parts.extend(part._parts)
+        self._dialogues += part._dialogues
+        for name, (numbers, said) in part._by_rule.items():
+            rows, texts = self._by_rule.setdefault(name, (array("q"), {}))
+            rows.extend(number + base for number in numbers)
+            left = self.options.thresholds.most_examples - len(texts)
+            texts |= {number + base: text for number, text in list(said.items())[:left]}
+        self.store.absorb(part.store)
+        self.structure.absorb(part.structure, base)
+        self.languages.absorb(part.languages, base)
+        self.openers.absorb(part.openers, base)
+        self.refusals.absorb(part.refusals, base)
+        self.pile_up.absorb(part.pile_up, base)
+        self.coverage.absorb(part.coverage, base)
 
     def finish(self) -> Surveyed:
         """Return what was found in all rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
 from attune.data.coverage.tongues import (
     DENSE,
@@ -62,6 +63,15 @@ class Languages:
         for at, message in enumerate(messages):
             if message.role == "assistant" and message.train is not False and message.content:
                 self._compare(row.number, messages[:at], message)
+
+    def absorb(self, part: Languages, base: int) -> None:
+        """Add the rows that another one took, which follow; `base`: the number of the first of them."""
+        self._asked.update(part._asked)
+        self._seen |= {number + base: seen for number, seen in part._seen.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to absorb this one: not the model."""
+        return self.__dict__ | {"_model": None}
 
     def found(self) -> list[Found]:
         """Return the rows whose answer is in another language: a finding for the strays, one for what seems meant."""

@@ -49,6 +49,16 @@ class Coverage:
             self._longest_answer = answer
         self._sample.take(row)
 
+    def absorb(self, part: Coverage, base: int) -> None:
+        """Add the rows that another one took, which follow; `base`: the number of the first of them."""
+        self._rows += part._rows
+        self._with_system += part._with_system
+        self._with_tools += part._with_tools
+        self._turns.update(part._turns)
+        self._longest_question = max(self._longest_question, part._longest_question, key=len)
+        self._longest_answer = max(self._longest_answer, part._longest_answer, key=len)
+        self._sample.absorb(part._sample, base)
+
     @property
     def sample(self) -> list[tuple[int, str, str]]:
         """Up to `sample_rows` rows, all of different content, by number: number, question, answer."""

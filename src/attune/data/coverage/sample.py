@@ -40,15 +40,25 @@ class Sample:
         key = xxhash.xxh3_64_intdigest(content.encode("utf-8", "surrogatepass"))
         if key >= self._bar:
             return
+        self._add(key, Sampled(row.number, row.question[:KEPT_CHARACTERS], row.answer[:KEPT_CHARACTERS], 1))
+
+    def _add(self, key: int, new: Sampled) -> None:
+        if key >= self._bar:
+            return
         known = self._kept.get(key)
         if known is not None:
-            self._kept[key] = known._replace(rows=known.rows + 1, number=min(known.number, row.number))
+            self._kept[key] = known._replace(rows=known.rows + new.rows, number=min(known.number, new.number))
             return
-        self._kept[key] = Sampled(row.number, row.question[:KEPT_CHARACTERS], row.answer[:KEPT_CHARACTERS], 1)
+        self._kept[key] = new
         heapq.heappush(self._heap, -key)
         if len(self._heap) > self._size:
             del self._kept[-heapq.heappop(self._heap)]
             self._bar = -self._heap[0] + 1  # its own copies still count
+
+    def absorb(self, part: Sample, base: int) -> None:
+        """Add what another one kept of rows that follow; `base`: the number of the first of them."""
+        for key, kept in part._kept.items():
+            self._add(key, kept._replace(number=kept.number + base))
 
     def by_hash(self) -> list[Sampled]:
         """Return the sample in the order of its hashes, which is random but the same every time."""

@@ -86,6 +86,15 @@ class WordStore:
         if self._pending >= FLUSH_CHARACTERS:
             self._flush()
 
+    def absorb(self, part: WordStore) -> None:
+        """Add the rows that another one took, which follow."""
+        self._flush()
+        part._flush()
+        self._chunks += part._chunks
+        self._counts += part._counts
+        for name in ("_row", "_context", "_answer", "_tools", "_structured"):
+            getattr(self, name).extend(getattr(part, name))
+
     def words(self) -> Words:
         """Return the words of all rows taken so far."""
         if self._words is not None and len(self._words.answer_at) == len(self):

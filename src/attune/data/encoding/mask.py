@@ -17,6 +17,8 @@ from attune.data.encoding.turns import Rendered, Turn, markup_of
 from attune.errors import TemplateError
 from attune.types import Encoded, Example, Message, Place
 
+MET = ("with_controls", "in_parts", "lossy", "rewritten")  # places of rows that a masker noted
+
 
 class Masker:
     """Turns examples into tokens and learned marks for one template and mask mode, counting what it met on the way.
@@ -33,6 +35,22 @@ class Masker:
         self.lossy: list[Place] = []
         self.rewritten: list[Place] = []
         self._borders = Borders(self.tokenizer)
+
+    def another(self) -> Masker:
+        """Return a masker for other rows that has met nothing yet, but knows what this one found out."""
+        masker = Masker(self.template, self.mask, self.words)
+        masker._borders = self._borders
+        return masker
+
+    def absorb(self, part: Masker) -> None:
+        """Add what another one met in rows that follow."""
+        for name in MET:
+            getattr(self, name).extend(getattr(part, name))
+        self.control_texts |= part.control_texts
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to absorb this one: what it met."""
+        return {name: getattr(self, name) for name in (*MET, "control_texts")}
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """Return examples as tokens with their learned marks, verified.

@@ -46,6 +46,20 @@ class Toll:
             if within:
                 self.first_cut.append((row.place, length))
 
+    def absorb(self, part: Toll) -> None:
+        """Add the rows that another one counted, which follow."""
+        self.rows += part.rows
+        self.learned += part.learned
+        self.learned_past += part.learned_past
+        self.without_answer += part.without_answer
+        self.longest = max(self.longest, part.longest)
+        needs = [need for need in (self.shortest_need, part.shortest_need) if need]
+        self.shortest_need = min(needs, default=0)
+        named = part.first[: DEFAULT.most_examples - len(self.first)]
+        places = {place for place, _ in named}
+        self.first += named
+        self.first_cut += [entry for entry in part.first_cut if entry[0] in places]
+
 
 def shorten(row: Encoded, limit: int, policy: Policy) -> tuple[list[Encoded], int]:
     """Return what is trained of an over-long row (nothing, its beginning, or pieces of it) and how many of its tokens.

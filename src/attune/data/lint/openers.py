@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import xxhash
@@ -39,8 +41,10 @@ class Openers:
     An opener that takes up the question's own words ("What is the output of" - "The output of") is no habit.
     """
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    def __init__(self, thresholds: Thresholds, *, is_part: bool = False) -> None:
+        """`is_part`: another one will absorb it, so it notes what it sees and counts nothing."""
         self._thresholds = thresholds
+        self._seen: list[tuple[int, str, bool]] | None = [] if is_part else None  # row, opener, whether it is an echo
         self._counts: Counter[str] = Counter()
         self._echoes: dict[str, list[int]] = {}
         self._rows, self._keys, self._families = array("q"), array("Q"), array("B")
@@ -49,21 +53,38 @@ class Openers:
         """Look at how all learned answers of a row begin."""
         for answer in row.answers:
             opener = opener_of(answer, self._thresholds)
-            if opener:
-                count = self._counts[opener] = self._counts[opener] + 1
-                if count >= FEWEST_ROWS and 2 * count > self._thresholds.opener_share * len(self._rows):
-                    self._note_echo(opener, row.question)
-                self._rows.append(row.number)
-                self._keys.append(_hash(opener))
-                self._families.append(_family(opener))
+            if not opener:
+                continue
+            if self._seen is not None:
+                self._seen.append((row.number, opener, opener in row.question.lower()))
+            elif self._count(row.number, opener):
+                self._note_echo(opener, is_echo=opener in row.question.lower())
         if len(self._counts) > MOST_KNOWN:
             self._forget()
 
-    def _note_echo(self, opener: str, question: str) -> None:
+    def absorb(self, part: Openers, base: int) -> None:
+        """Add the rows that a part took, which follow; `base`: the number of the first of them."""
+        for number, seen in groupby(part._seen or (), key=itemgetter(0)):
+            for _, opener, is_echo in seen:
+                if self._count(number + base, opener):
+                    self._note_echo(opener, is_echo=is_echo)
+            if len(self._counts) > MOST_KNOWN:
+                self._forget()
+
+    def _count(self, number: int, opener: str) -> bool:
+        """Count an answer's opener; return whether it is common so far."""
+        count = self._counts[opener] = self._counts[opener] + 1
+        is_common = count >= FEWEST_ROWS and 2 * count > self._thresholds.opener_share * len(self._rows)
+        self._rows.append(number)
+        self._keys.append(_hash(opener))
+        self._families.append(_family(opener))
+        return is_common
+
+    def _note_echo(self, opener: str, *, is_echo: bool) -> None:
         """Count for a common opener how often it was looked at, and how often it takes up the question's words."""
         seen = self._echoes.setdefault(opener, [0, 0])
         seen[0] += 1
-        seen[1] += opener in question.lower()
+        seen[1] += is_echo
 
     def _is_echo(self, opener: str) -> bool:
         looked, echoed = self._echoes.get(opener, (0, 0))

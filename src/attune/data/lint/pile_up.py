@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 
 import numpy as np
@@ -24,8 +25,10 @@ class PileUp:
     A program's limit is in tokens, which neither is: a limit far from both is seen only where answers vary little.
     """
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    def __init__(self, thresholds: Thresholds, *, is_part: bool = False) -> None:
+        """`is_part`: another one will absorb it, so it forgets nothing."""
         self._thresholds = thresholds
+        self._most_tails = sys.maxsize if is_part else MOST_TAILS
         self._rows, self._words, self._characters = array("q"), array("i"), array("i")
         self._is_open = array("b")  # whether the answer stops without a closing mark
         self._tails: dict[int, str] = {}  # how the longest answers stop
@@ -42,8 +45,22 @@ class PileUp:
         is_open = answer[-1] not in CLOSED and not answer[-1].isspace()
         self._is_open.append(is_open)
         self._longest = max(self._longest, len(answer))
-        if len(answer) > 0.8 * self._longest and len(self._tails) < MOST_TAILS:
+        if len(answer) > 0.8 * self._longest and len(self._tails) < self._most_tails:
             self._tails[row.number] = f"... {answer[-TAIL_CHARACTERS:]}"
+
+    def absorb(self, part: PileUp, base: int) -> None:
+        """Add the rows that another one took, which follow; `base`: the number of the first of them."""
+        lengths = np.frombuffer(part._characters, np.int32)
+        longest = np.maximum(np.maximum.accumulate(lengths), self._longest) if len(lengths) else lengths
+        at = {row: number for number, row in enumerate(part._rows) if row in part._tails}
+        for row, tail in part._tails.items():
+            if lengths[at[row]] > 0.8 * longest[at[row]] and len(self._tails) < self._most_tails:
+                self._tails[row + base] = tail
+        self._rows.extend(row + base for row in part._rows)
+        self._words.extend(part._words)
+        self._characters.extend(part._characters)
+        self._is_open.extend(part._is_open)
+        self._longest = max(self._longest, part._longest)
 
     def found(self) -> list[Found]:
         """Return the finding, if there is one."""

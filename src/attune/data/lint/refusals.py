@@ -82,6 +82,13 @@ class Refusals:
                     self._texts[row.number] = text
                 return
 
+    def absorb(self, part: Refusals, base: int) -> None:
+        """Add the rows that another one took, which follow; `base`: the number of the first of them."""
+        self._total += part._total
+        self._rows.extend(row + base for row in part._rows)
+        left = self._thresholds.most_examples - len(self._texts)
+        self._texts |= {row + base: text for row, text in list(part._texts.items())[:left]}
+
     def found(self) -> list[Found]:
         """Return the rows that refuse; a share that is usual for chat data is only told."""
         if not self._rows:

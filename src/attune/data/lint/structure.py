@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Mapping
@@ -49,11 +50,15 @@ class Strayed(NamedTuple):
 class Structure:
     """Takes every row once; says at the end which answers are broken and which are in another format."""
 
-    def __init__(self, thresholds: Thresholds, schema: Mapping[str, Any] | None) -> None:
-        """Raises: ConfigError when `schema` is no JSON Schema."""
+    def __init__(self, thresholds: Thresholds, schema: Mapping[str, Any] | None, *, is_part: bool = False) -> None:
+        """`is_part`: another one will absorb it, so it knows all shapes that it meets.
+
+        Raises: ConfigError when `schema` is no JSON Schema.
+        """
         self._thresholds = thresholds
+        self._most_shapes = sys.maxsize if is_part else MOST_SHAPES
         self._schema = Conformance(schema) if schema is not None else None
-        self._tasks, self._calls = Tasks(), ToolCalls()
+        self._tasks, self._calls = Tasks(is_part=is_part), ToolCalls()
         self._rows, self._format, self._shape = array("q"), array("B"), array("i")
         self._shapes: dict[Shape, int] = {}
         self._label = array("Q")
@@ -140,11 +145,40 @@ class Structure:
                     return number
         shape = shape_of(value)
         number = self._shapes.get(shape, -1)
-        if number < 0 and len(self._shapes) < MOST_SHAPES:
-            number = self._shapes[shape] = len(self._shapes)
+        if number < 0:
+            number = self._add_shape(shape)
         if flat and number >= 0 and len(self._flat) < MOST_SHAPES:
             self._flat[flat] = number
         return number
+
+    def _add_shape(self, shape: Shape) -> int:
+        """Return the number of a new shape; -1 where there are too many."""
+        if len(self._shapes) >= self._most_shapes:
+            return -1
+        return self._shapes.setdefault(shape, len(self._shapes))
+
+    def absorb(self, part: Structure, base: int) -> None:
+        """Add the rows that another one took, which follow; `base`: the number of the first of them."""
+        first = len(self._rows)
+        known = self._shapes
+        shapes = [known[shape] if shape in known else self._add_shape(shape) for shape in part._shapes]
+        self._rows.extend(row + base for row in part._rows)
+        self._format.extend(part._format)
+        self._shape.extend(-1 if shape < 0 else shapes[shape] for shape in part._shape)
+        self._label.extend(part._label)
+        self._counts.update(part._counts)
+        self._tasks.absorb(part._tasks)
+        self._damage |= {at + first: fault for at, fault in part._damage.items()}
+        self._is_json_like |= {at + first for at in part._is_json_like}
+        self._certain |= {row + base: fault for row, fault in part._certain.items()}
+        self._unusable |= {row + base: fault for row, fault in part._unusable.items()}
+        for name, heads in part._heads.items():
+            left = HEADS - len(self._heads[name])
+            self._heads[name] |= {at + first: head for at, head in list(heads.items())[:left]}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to absorb this one: not the schemas that were opened."""
+        return self.__dict__ | {"_schema": None, "_calls": None}
 
     def found(self) -> list[Found]:
         """Return the broken answers and those in another format; a row is in one of the two."""

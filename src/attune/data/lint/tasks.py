@@ -14,6 +14,7 @@ from attune.types import Example
 EDGE_WORDS = 3  # of a question's beginning and end that name its task
 FIRST_WORDS, LAST_WORDS = 10, 4  # of a question, that are kept
 MOST_WORDS = 65_534
+MANY_WORDS = 2**32 - 1  # more than a part can meet
 NO_WORD = 1
 FEWEST_OF_SUBTASK = 10  # rows that show that a smaller task has a format of its own
 MOST_ASKED = 20_000  # members that stand for all
@@ -33,11 +34,13 @@ class Strays(NamedTuple):
 class Tasks:
     """What was asked for each answer, in about 50 bytes each."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_part: bool = False) -> None:
+        """`is_part`: another one will absorb it, so it knows all words that it meets."""
+        self._most_words = MANY_WORDS if is_part else MOST_WORDS
         self._sources: dict[str, int] = {}
         self._words = {"": NO_WORD}
         self._source, self._system = array("i"), array("Q")
-        self._kept = array("H")
+        self._kept = array("I" if is_part else "H")
         self._last_system: tuple[str, tuple[object, ...], int] = ("", (), 0)
 
     def add(self, example: Example, question: str) -> None:
@@ -59,9 +62,17 @@ class Tasks:
 
     def _number(self, word: str) -> int:
         """Return a word's number, from 1; the highest stands for all words that come too late."""
-        if len(self._words) < MOST_WORDS - 1:
+        if len(self._words) < self._most_words - 1:
             return self._words.setdefault(word, len(self._words) + 1)
-        return self._words.get(word, MOST_WORDS)
+        return self._words.get(word, self._most_words)
+
+    def absorb(self, part: Tasks) -> None:
+        """Add what another one noted about answers that follow."""
+        sources = [self._sources.setdefault(source, len(self._sources)) for source in part._sources]
+        self._source.extend(sources[source] for source in part._source)
+        self._system.extend(part._system)
+        words = np.array([0, *map(self._number, part._words)], np.uint16)  # words are numbered from 1
+        self._kept.frombytes(words[np.frombuffer(part._kept, np.uint32)].tobytes())
 
     def _system_key(self, example: Example) -> int:
         """Return a number for the row's system prompt and tools; 0 where it has neither."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from attune.config import DataConfig
 from attune.data.reading.line import BadRow, RawRow
-from attune.data.reading.read import file_form, read_rows
+from attune.data.reading.read import Part, file_form, read_part, read_rows
 from attune.data.reading.schema import (
     WORDS,
     Layout,
@@ -71,16 +71,42 @@ class Intake:
 
         Raises: DataError when the file cannot be read at all, or when no row has a known layout.
         """
-        check_columns(self.config.columns)
         rows = read_rows(self.path, max_row_bytes=self.config.max_row_bytes)
-        first = list(islice(rows, FIRST_ROWS))
-        self.form = file_form(self.path)
-        self.layout = self._commonest_layout(first)
+        first = self._settle(rows)
         for row in first:
             yield self._take(row)
         first.clear()
         for row in rows:
             yield self._take(row)
+
+    def look_ahead(self) -> None:
+        """Find out from the first rows how the file is read. Raises: as `stream`."""
+        self._settle(read_rows(self.path, max_row_bytes=self.config.max_row_bytes))
+
+    def _settle(self, rows: Iterator[RawRow | BadRow]) -> list[RawRow | BadRow]:
+        """Take the first rows, settle form and layout by them, and return them."""
+        check_columns(self.config.columns)
+        first = list(islice(rows, FIRST_ROWS))
+        self.form = file_form(self.path)
+        self.layout = self._commonest_layout(first)
+        return first
+
+    def stream_part(self, part: Part) -> Iterator[Example | LeftOut | BadRow]:
+        """Yield the rows of a part of a file of lines, once form and layout are settled."""
+        for row in read_part(self.path, part, max_row_bytes=self.config.max_row_bytes):
+            yield self._take(row)
+
+    def absorb(self, part: Intake) -> None:
+        """Add what another one saw in the part of the file that follows."""
+        if self.layout and not self.layouts[self.layout]:
+            self.unused = part.unused
+        self.rows += part.rows
+        self.bad += part.bad
+        for note, places in part.oddities.items():
+            self.oddities.setdefault(note, []).extend(places)
+        self.empty += part.empty
+        self.weightless += part.weightless
+        self.layouts.update(part.layouts)
 
     def refuse_bad_rows(self) -> None:
         """Raise DataError when there are more bad rows than data.skip_bad_rows allows."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from attune.data.reading.hub import is_hub, read_hub
 from attune.data.reading.json_array import read_array
@@ -16,7 +17,17 @@ from attune.data.reading.unpack import BUFFER, open_plain, packing_of, plain_nam
 from attune.errors import DataError
 from attune.types import Place
 
-__all__ = ["BadRow", "RawRow", "file_form", "is_data_file", "missing_text", "read_rows"]
+__all__ = [
+    "BadRow",
+    "Part",
+    "RawRow",
+    "cut_lines",
+    "file_form",
+    "is_data_file",
+    "missing_text",
+    "read_part",
+    "read_rows",
+]
 
 DATA_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 PARQUET = b"PAR1"
@@ -30,6 +41,16 @@ MAGIC = (
 )
 OPEN_BRACE = ord("{")
 BOM = b"\xef\xbb\xbf"
+LINES = "JSONL"  # the form of a file that can be read in parts
+WHOLE = sys.maxsize  # the end of a part that is all of its file
+
+
+class Part(NamedTuple):
+    """A stretch of a file of lines, in bytes, that begins and ends between two lines."""
+
+    begin: int
+    end: int
+    lines_before: int
 
 
 def read_rows(path: str | Path, *, max_row_bytes: int) -> Iterator[RawRow | BadRow]:
@@ -56,8 +77,8 @@ def read_rows(path: str | Path, *, max_row_bytes: int) -> Iterator[RawRow | BadR
         form = _form(path, head)
         if form == "CSV":
             yield from read_csv(path, file, skipped, max_row_bytes)
-        elif form == "JSONL":
-            yield from _read_lines(path, file, skipped, max_row_bytes)
+        elif form == LINES:
+            yield from _read_lines(path, file, Part(skipped, WHOLE, 0), max_row_bytes)
         else:
             yield from read_array(path, file, skipped, max_row_bytes)
 
@@ -102,7 +123,7 @@ def _form(path: Path, head: bytes) -> str:
     """Return how unpacked text that begins with `head` is read."""
     if plain_name(path.name).endswith((".csv", ".tsv")):
         return "CSV"
-    return "one JSON array" if head.removeprefix(BOM).lstrip()[:1] == b"[" else "JSONL"
+    return "one JSON array" if head.removeprefix(BOM).lstrip()[:1] == b"[" else LINES
 
 
 def _starts_parquet(path: Path) -> bool:
@@ -132,10 +153,31 @@ def _refuse_unreadable(path: Path, head: bytes) -> None:
         raise DataError(f"{path} is a tar archive: unpack it with tar -xf {path}.")
 
 
-def _read_lines(path: Path, file: BinaryIO, offset: int, limit: int) -> Iterator[RawRow | BadRow]:
-    """Yield the rows of a JSONL file; blank lines are no rows."""
-    name, line, rows = str(path), 0, 0
-    while raw := file.readline(limit + 2):
+def cut_lines(path: str | Path, size: int) -> list[Part]:
+    """Return a JSONL file that is not packed in parts of about `size` bytes, cut between lines."""
+    parts: list[Part] = []
+    with Path(path).open("rb") as file:
+        begin = len(BOM) if file.read(len(BOM)) == BOM else 0
+        line = 0
+        file.seek(begin)
+        while block := file.read(size):
+            rest = b"" if block.endswith(b"\n") else file.readline()
+            parts.append(Part(begin, begin + len(block) + len(rest), line))
+            begin, line = parts[-1].end, line + block.count(b"\n") + rest.endswith(b"\n")
+    return parts
+
+
+def read_part(path: str | Path, part: Part, *, max_row_bytes: int) -> Iterator[RawRow | BadRow]:
+    """Yield the rows of a part of a JSONL file, as `read_rows` does."""
+    with Path(path).open("rb") as file:
+        file.seek(part.begin)
+        yield from _read_lines(Path(path), file, part, max_row_bytes)
+
+
+def _read_lines(path: Path, file: BinaryIO, part: Part, limit: int) -> Iterator[RawRow | BadRow]:
+    """Yield the rows of a part of a JSONL file, opened where the part begins; blank lines are no rows."""
+    name, line, offset, rows = str(path), part.lines_before, part.begin, 0
+    while offset < part.end and (raw := file.readline(limit + 2)):
         line += 1
         place, start = Place(name, line, offset), offset
         offset += len(raw)
@@ -147,5 +189,5 @@ def _read_lines(path: Path, file: BinaryIO, offset: int, limit: int) -> Iterator
         elif raw[0] == OPEN_BRACE or raw.strip():
             rows += 1
             yield parse_line(place, raw)
-    if not rows:
+    if not rows and part.end == WHOLE:
         raise DataError(f"{path}: {line} lines, all blank: 0 rows, nothing to train on.")
