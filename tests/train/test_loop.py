@@ -209,6 +209,6 @@ def test_on_cuda_a_step_waits_for_the_device_once() -> None:
             next(records)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = [str(one.message) for one in caught if "called a synchronizing" in str(one.message)]
+    waits = [f"{one.filename}:{one.lineno}" for one in caught if "called a synchronizing" in str(one.message)]
     assert len(waits) == 1, waits
     assert len(list(records)) == 4

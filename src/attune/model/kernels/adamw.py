@@ -18,6 +18,7 @@ from torch.optim.adamw import adamw
 from attune.model.kernels import runs
 
 BLOCK = 256  # values of an 8-bit moment that share a scale
+_TINY = 1.2e-38  # the inverse of less would overflow
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
@@ -157,7 +158,7 @@ def quantise_mean(values: Tensor) -> tuple[Tensor, Tensor]:
     """
     blocks = _blocks(values)
     top = blocks.abs().amax(1)
-    share = blocks.abs() / torch.where(top > 0, top, 1)[:, None]
+    share = blocks.abs() * _inverse(top)[:, None]
     code = torch.floor(127 * share.sqrt() + 0.5) * blocks.sign()
     return code.to(torch.int8).flatten()[: values.numel()].view(values.shape), top
 
@@ -170,7 +171,7 @@ def quantise_square(values: Tensor) -> tuple[Tensor, Tensor]:
     """
     blocks = _blocks(values)
     top = blocks.amax(1)
-    share = blocks / torch.where(top > 0, top, 1)[:, None]
+    share = blocks * _inverse(top)[:, None]
     code = torch.floor(255 * share.sqrt().sqrt() + 0.5).clamp(min=1) * (blocks > 0)
     return code.to(torch.uint8).flatten()[: values.numel()].view(values.shape), top
 
@@ -184,6 +185,11 @@ def restore_mean(code: Tensor, top: Tensor) -> Tensor:
 def restore_square(code: Tensor, top: Tensor) -> Tensor:
     """Return mean squares from their 8 bits, in the type of `top`; the counterpart of `quantise_square`."""
     return (code.to(top.dtype) / 255).square().square() * spread(top, code)
+
+
+def _inverse(top: Tensor) -> Tensor:
+    """Return 1 / top of each block; 0 for a block so small that this would overflow."""
+    return torch.where(top > _TINY, 1 / torch.where(top > _TINY, top, 1), 0)
 
 
 def _blocks(values: Tensor) -> Tensor:

@@ -77,6 +77,12 @@ def store_weight(
 
 
 @triton.jit
+def inverse(top: tl.tensor) -> tl.tensor:
+    """Return 1 / top of each block; 0 for a block so small that this would overflow."""
+    return tl.where(top > 1.2e-38, 1.0 / tl.where(top > 1.2e-38, top, 1.0), 0.0)
+
+
+@triton.jit
 def load_mean(
     means: tl.tensor,
     scales: tl.tensor,
@@ -89,7 +95,7 @@ def load_mean(
     """Return means from 8 bits: the signed square of the code, times the largest of its block."""
     code = load(means, place, inside, tl.int8, ALIGNED).to(tl.float32)
     top = load(scales, row, full, tl.float32, ALIGNED)
-    share = tl.div_rn(code, 127.0)
+    share = code * (1.0 / 127.0)
     return tl.where(code < 0, -share * share, share * share) * top[:, None]
 
 
@@ -101,8 +107,8 @@ def store_mean(
     """Write means in 8 bits, and the largest of each block."""
     top = tl.max(tl.abs(values), axis=1)
     tl.store(aim(scales, tl.float32, ALIGNED) + row, top, mask=full)
-    share = tl.div_rn(tl.abs(values), tl.where(top > 0, top, 1.0)[:, None])
-    size = tl.floor(127.0 * tl.sqrt_rn(share) + 0.5)
+    share = tl.abs(values) * inverse(top)[:, None]
+    size = tl.floor(127.0 * tl.sqrt(share) + 0.5)
     code = tl.where(values < 0, -size, size).to(tl.int8)
     tl.store(aim(means, tl.int8, ALIGNED) + place, code, mask=inside)
 
@@ -118,7 +124,7 @@ def load_square(
     ALIGNED: tl.constexpr,
 ) -> tl.tensor:
     """Return mean squares from 8 bits: the fourth power of the code, times the largest of its block."""
-    share = tl.div_rn(load(squares, place, inside, tl.uint8, ALIGNED).to(tl.float32), 255.0)
+    share = load(squares, place, inside, tl.uint8, ALIGNED).to(tl.float32) * (1.0 / 255.0)
     top = load(scales, row, full, tl.float32, ALIGNED)
     share = share * share
     return share * share * top[:, None]
@@ -132,8 +138,8 @@ def store_square(
     """Write mean squares in 8 bits, and the largest of each block; what is above 0 stays above 0."""
     top = tl.max(values, axis=1)
     tl.store(aim(scales, tl.float32, ALIGNED) + row, top, mask=full)
-    share = tl.div_rn(values, tl.where(top > 0, top, 1.0)[:, None])
-    size = tl.floor(255.0 * tl.sqrt_rn(tl.sqrt_rn(share)) + 0.5)
+    share = values * inverse(top)[:, None]
+    size = tl.floor(255.0 * tl.sqrt(tl.sqrt(share)) + 0.5)
     size = tl.where(values > 0, tl.where(size < 1.0, 1.0, size), 0.0)
     tl.store(aim(squares, tl.uint8, ALIGNED) + place, size.to(tl.uint8), mask=inside)
 
@@ -195,7 +201,10 @@ def update(
             square = load(squares, place, inside, tl.float32, ALIGNED)
         mean = beta1 * mean + rest1 * grad
         square = beta2 * square + rest2 * grad * grad
-        weight = weight * decay - rate * tl.div_rn(mean, tl.div_rn(tl.sqrt_rn(square), root) + eps)
+        if EIGHT:  # eight bits need no correctly rounded division, which takes as long as all the rest
+            weight = weight * decay - rate * mean / (tl.sqrt(square) / root + eps)
+        else:
+            weight = weight * decay - rate * tl.div_rn(mean, tl.div_rn(tl.sqrt_rn(square), root) + eps)
         if EIGHT:
             store_mean(means, mean_scales, mean, place, row, inside, full, ALIGNED)
             store_square(squares, square_scales, square, place, row, inside, full, ALIGNED)
