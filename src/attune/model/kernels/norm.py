@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -27,7 +24,9 @@ def rms_norm(
     total = x if add is None else add if add.dtype == x.dtype else torch.empty_like(x)
     if runs(x):
         block, warps = _shape(width)
-        _kernels()["forward"][(rows,)](
+        from attune.model.kernels.norm_triton import norm_forward
+
+        norm_forward[(rows,)](
             x, x if add is None else add, weight, total, normed, width, normed.stride(0), eps,
             HAS_ADD=add is not None, BLOCK=block, num_warps=warps,
         )  # fmt: skip
@@ -63,7 +62,9 @@ def rms_norm_backward(
     block, warps = _shape(width)
     programs = min(rows, _PROGRAMS) if needs_weight else rows
     parts = torch.empty((programs, width), dtype=torch.float32, device=x.device) if needs_weight else dx
-    _kernels()["backward"][(programs,)](
+    from attune.model.kernels.norm_triton import norm_backward
+
+    norm_backward[(programs,)](
         grad, x, weight, x if add is None else add, dx, parts, rows, width,
         0 if add is None else add.stride(0), dx.stride(0), eps,
         HAS_ADD=add is not None, NEEDS_WEIGHT=needs_weight, BLOCK=block, num_warps=warps,
@@ -75,58 +76,3 @@ def _shape(width: int) -> tuple[int, int]:
     """Return the block that holds a row, and the warps that work on it."""
     block = 1 << (width - 1).bit_length()
     return block, min(max(block // 512, 1), 16)
-
-
-@cache
-def _kernels() -> dict[str, Any]:
-    """Compile-on-first-use kernels; Triton is imported only where they run."""
-    import triton
-    import triton.language as tl
-
-    @triton.jit
-    def forward(
-        x, add, weight, total, normed, width, stride, eps, HAS_ADD: tl.constexpr, BLOCK: tl.constexpr
-    ):  # fmt: skip
-        row = tl.program_id(0).to(tl.int64)
-        column = tl.arange(0, BLOCK)
-        inside = column < width
-        values = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
-        if HAS_ADD:
-            values += tl.load(add + row * width + column, mask=inside, other=0.0).to(tl.float32)
-            stored = values.to(total.dtype.element_ty)
-            tl.store(total + row * width + column, stored, mask=inside)
-            values = stored.to(tl.float32)  # the norm is that of what is stored
-        scale = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / width + eps)
-        gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-        tl.store(normed + row * stride + column, (values * scale * gain).to(normed.dtype.element_ty), mask=inside)
-
-    @triton.jit(do_not_specialize=["rows"])
-    def backward(
-        grad, x, weight, add, dx, parts, rows, width, add_stride, stride, eps,
-        HAS_ADD: tl.constexpr, NEEDS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
-    ):  # fmt: skip
-        program = tl.program_id(0).to(tl.int64)
-        step = tl.num_programs(0)
-        column = tl.arange(0, BLOCK)
-        inside = column < width
-        gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-        total = tl.zeros([BLOCK], dtype=tl.float32)
-        for number in range((rows - program + step - 1) // step):
-            row = program + number * step
-            place = row * width + column
-            values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-            upper = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-            scale = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / width + eps)
-            normed = values * scale
-            scaled = upper * gain
-            mean = tl.sum(scaled * normed, axis=0) / width
-            result = scale * (scaled - normed * mean)
-            if HAS_ADD:
-                result += tl.load(add + row * add_stride + column, mask=inside, other=0.0).to(tl.float32)
-            tl.store(dx + row * stride + column, result.to(dx.dtype.element_ty), mask=inside)
-            if NEEDS_WEIGHT:
-                total += upper * normed
-        if NEEDS_WEIGHT:
-            tl.store(parts + program * width + column, total, mask=inside)
-
-    return {"forward": forward, "backward": backward}

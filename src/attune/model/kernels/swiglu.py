@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,9 +19,9 @@ def swiglu(both: Tensor, out: Tensor | None = None) -> Tensor:
     rows, width = both.shape[0], both.shape[1] // 2
     product = both.new_empty((rows, width)) if out is None else out[:, :width]
     if runs(both):
-        _kernels()["forward"][(rows, -(-width // _BLOCK))](
-            both, product, width, product.stride(0), BLOCK=_BLOCK, num_warps=4
-        )
+        from attune.model.kernels.swiglu_triton import swiglu_forward
+
+        swiglu_forward[(rows, -(-width // _BLOCK))](both, product, width, product.stride(0), BLOCK=_BLOCK, num_warps=4)
         return product
     wide = both.to(torch.promote_types(both.dtype, torch.float32))
     return product.copy_(F.silu(wide[:, :width]) * wide[:, width:])
@@ -38,7 +35,9 @@ def swiglu_backward(grad: Tensor, both: Tensor, *, out: Tensor, needs_product: b
     rows, width = grad.shape
     product = torch.empty_like(grad, dtype=both.dtype) if needs_product else None
     if runs(both):
-        _kernels()["backward"][(rows, -(-width // _BLOCK))](
+        from attune.model.kernels.swiglu_triton import swiglu_backward
+
+        swiglu_backward[(rows, -(-width // _BLOCK))](
             grad, both, out, out if product is None else product, width, out.stride(0),
             NEEDS_PRODUCT=needs_product, BLOCK=_BLOCK, num_warps=4,
         )  # fmt: skip
@@ -49,43 +48,3 @@ def swiglu_backward(grad: Tensor, both: Tensor, *, out: Tensor, needs_product: b
     out[:, :width] = upper * up * share * (1 + gate * (1 - share))
     out[:, width : 2 * width] = upper * gate * share
     return None if product is None else product.copy_(gate * share * up)
-
-
-@cache
-def _kernels() -> dict[str, Any]:
-    """Compile-on-first-use kernels; Triton is imported only where they run."""
-    import triton
-    import triton.language as tl
-
-    @triton.jit
-    def forward(both, product, width, stride, BLOCK: tl.constexpr):
-        row = tl.program_id(0).to(tl.int64)
-        column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        inside = column < width
-        gate = tl.load(both + row * 2 * width + column, mask=inside, other=0.0).to(tl.float32)
-        up = tl.load(both + row * 2 * width + width + column, mask=inside, other=0.0).to(tl.float32)
-        value = gate / (1.0 + tl.exp(-gate)) * up
-        tl.store(product + row * stride + column, value.to(product.dtype.element_ty), mask=inside)
-
-    @triton.jit
-    def backward(
-        grad, both, d_both, product, width, stride, NEEDS_PRODUCT: tl.constexpr, BLOCK: tl.constexpr
-    ):  # fmt: skip
-        row = tl.program_id(0).to(tl.int64)
-        column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        inside = column < width
-        place = row * 2 * width + column
-        gate = tl.load(both + place, mask=inside, other=0.0).to(tl.float32)
-        up = tl.load(both + place + width, mask=inside, other=0.0).to(tl.float32)
-        upper = tl.load(grad + row * width + column, mask=inside, other=0.0).to(tl.float32)
-        share = 1.0 / (1.0 + tl.exp(-gate))
-        d_gate = upper * up * share * (1.0 + gate * (1.0 - share))
-        d_up = upper * gate * share
-        target = d_both + row * stride + column
-        tl.store(target, d_gate.to(d_both.dtype.element_ty), mask=inside)
-        tl.store(target + width, d_up.to(d_both.dtype.element_ty), mask=inside)
-        if NEEDS_PRODUCT:
-            again = gate * share * up
-            tl.store(product + row * width + column, again.to(product.dtype.element_ty), mask=inside)
-
-    return {"forward": forward, "backward": backward}
