@@ -9,14 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from attune.config import Config, TrainConfig
+from attune.config import Config
 from attune.model.block import obstacle_of
 from attune.model.checkpointing import decoder_layers
 from attune.train.metrics import FlosCounter
+from attune.train.optim import state_bytes
 from attune.train.trace import Stored, imagine_model, trace
 
 HEAD_ROWS = 8192  # learned tokens whose logits exist at once, at most
 WORKING = 0.7  # of what a plain layer stores: what its backward pass holds besides (gradients of the wide products)
+HEAP = {"full": 1.25, "lora": 1.9, "qlora": 1.9}  # on a CPU: memory held a byte of activations, for the heap has holes
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # of a weight: 4 bits, a byte of scale for 64, a float for 256 scales
 
 
@@ -48,7 +50,7 @@ class Memory:
 class Head:
     """The language-model head: its sizes, the bytes of a number in arithmetic and in its weight, and if it trains.
 
-    `room`: bytes of logits that exist at once.
+    `room`: bytes of logits that exist at once; `beside`: bytes a logit that the loss takes besides, 0 in one kernel.
     """
 
     width: int
@@ -57,17 +59,18 @@ class Head:
     weight_element: int
     trains: bool
     room: int
+    beside: int
 
     def bytes(self, learned: int) -> float:
         """Return what the loss of so many learned tokens takes: their states and gradients, logits, and the weight's.
 
         The gradient of the weight is added up in float32; a weight wider than arithmetic is copied into its type.
         """
-        a_row = self.vocabulary * self.element
-        rows = min(learned, HEAD_ROWS, max(self.room // a_row, 64))
+        rows = min(learned, HEAD_ROWS, max(self.room // (self.vocabulary * self.element), 64))
+        logits = rows * self.vocabulary * (self.element + self.beside)
         size = self.vocabulary * self.width
         weight = (4 * size if self.trains else 0) + (self.element * size if self.weight_element > self.element else 0)
-        return 2 * learned * self.width * self.element + rows * a_row + weight
+        return 2 * learned * self.width * self.element + logits + weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Footprint:
     head: Head
     flos: FlosCounter
     parameters: int
+    heap: float  # bytes held for a byte of activations
 
     def memory(self, load: Load, *, checkpointed: int = 0, offload: bool = False) -> Memory:
         """Return the peak of a step with such micro-batches, `checkpointed` layers being computed again."""
@@ -92,8 +96,8 @@ class Footprint:
         layer = stored.layer * load.tokens + self.scores * load.squares
         held = (stored.layers - again) * layer + (again * kept + stored.rest) * load.tokens + stored.fixed
         working = self.working * load.tokens + (layer if again else self.scores * load.squares)
-        activations = held + max(self.head.bytes(load.learned), working)
-        last = held / max(stored.layers, 1) + working  # at the first layer, when all gradients are there
+        activations = self.heap * (held + max(self.head.bytes(load.learned), working))
+        last = self.heap * (held / max(stored.layers, 1) + working)  # at the first layer, when all gradients are there
         both = activations + self.gradients if load.accumulates else max(activations, self.gradients + last)
         fixed = self.weights + self.optimizer
         return Memory(self.weights, self.gradients, self.optimizer, round(activations), round(fixed + both))
@@ -112,13 +116,14 @@ def footprint(base: Path, config: Config) -> Footprint:
     return Footprint(
         weights=_weight_bytes(model, config),
         gradients=max(sizes, default=0) if released else sum(sizes),
-        optimizer=_optimizer_bytes(model, config.train),
+        optimizer=state_bytes(model, config.train),
         stored=_lean(plain, settings, config) if fused else plain,
         working=WORKING * plain.layer,
         scores=_score_bytes(settings, config),
         head=_head(model, config),
         flos=FlosCounter.of(model),
         parameters=sum(p.numel() for p in model.parameters()),
+        heap=HEAP[config.adapter.kind] if config.device == "cpu" else 1.0,
     )
 
 
@@ -137,14 +142,12 @@ def _element(config: Config) -> int:
 def _lean(plain: Stored, settings: Any, config: Config) -> Stored:
     """Return what a fused layer stores: what enters its halves, queries, keys, values, their result, gate and up.
 
-    Where queries and keys have norms, both also as they were before. Adapters add their narrow middles, 7 a layer.
+    Adapters add their narrow middles, 7 a layer.
     """
     element, hidden, heads = _element(config), settings.hidden_size, settings.num_attention_heads
     head_dim = getattr(settings, "head_dim", None) or hidden // heads
     queries, keys = heads * head_dim, settings.num_key_value_heads * head_dim
     numbers = 2 * queries + 2 * keys + 2 * settings.intermediate_size
-    if settings.model_type == "qwen3":
-        numbers += queries + 2 * keys
     if config.adapter.kind != "full":
         numbers += 7 * config.adapter.rank
     layer = element * numbers + 2 * plain.layer_input + 4 * heads  # the log-sum-exp is float32
@@ -167,21 +170,9 @@ def _weight_bytes(model: nn.Module, config: Config) -> int:
         return whole
     numbers, before = sum(w.numel() for w in linears), sum(w.numel() * w.element_size() for w in linears)
     if config.adapter.kind == "qlora":
-        scratch = 2 * sum({tuple(w.shape): w.numel() for w in linears}.values())
+        scratch = 2 * 2 * max(w.numel() for w in linears)  # gate and up are unpacked together, to 16 bits
         return whole - before + round(numbers * NF4_BYTES) + scratch
     return whole - before + 2 * numbers  # 8 bits, once for each direction
-
-
-def _optimizer_bytes(model: nn.Module, train: TrainConfig) -> int:
-    """Return the bytes of the optimizer's state: moments, and the low half of 16-bit weights."""
-    total = 0.0
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            matrix = parameter.ndim == 2
-            moments = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "muon": 4.0 if matrix else 8.0}[train.optimizer]
-            master = 2 if parameter.element_size() == 2 and train.rounding == "master" else 0
-            total += parameter.numel() * (moments + master)
-    return round(total)
 
 
 def _score_bytes(settings: Any, config: Config) -> float:
@@ -201,4 +192,5 @@ def _head(model: nn.Module, config: Config) -> Head:
         weight_element=weight.element_size(),
         trains=bool(weight.requires_grad),
         room=2**30 if fused else 2**26,
+        beside=0 if fused else (8 if _element(config) == 2 else 4),  # a copy, in float32 where they are shorter
     )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -171,6 +172,7 @@ def compute(folder: Path) -> Measured:
     from attune.data.prepare import Prepared
     from attune.data.stream import Stream
     from attune.train.session import Session
+    from attune.train.trace import imagine_model
     from attune.world import open_world
 
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
@@ -181,6 +183,7 @@ def compute(folder: Path) -> Measured:
     config = config.with_values({"train.steps": number, "train.learning_rate": TINY_RATE, "train.warmup": 0.0})
     world = open_world(str(config.device))
     corpus = _read_rows(folder / "rows.npz")
+    imagine_model(Path(task["base"]), config)  # whatever it imports is memory of the program, not of the training
     before = _peak_bytes(config.device)
     session = Session(config, cast(Prepared, _Given(corpus)), base=Path(task["base"]), world=world)
     shares, records = session.shares, []
@@ -223,6 +226,7 @@ def _peak_bytes(device: str) -> int:
 def main(folder: Path) -> None:
     """Compute a trial and leave what was seen, or the user's fault that stopped it, beside it."""
     document: dict[str, Any]
+    warnings.simplefilter("ignore", FutureWarning)  # libraries telling each other about their next versions
     try:
         document = asdict(compute(folder))
     except UserError as error:

@@ -157,11 +157,13 @@ def bounds_of(wished: Config, inputs: Inputs, work: Work, *, layers: int) -> Bou
         # a micro-batch is never smaller than a row, and no larger than a step
         least = _up(min(int(work.sizes[0]), LARGEST[device]))
         most = max(least, min(LARGEST[device], _up(work.largest)))
+        if train.gradient_release:  # which needs a step in one piece
+            least = most = _up(work.largest)
         tokens = (least, max(least, min(COMFORT[device], most)), most)
     else:
         tokens = (train.micro_tokens,) * 3
     if train.checkpointing == "auto":
-        return Bounds(*tokens, 0, layers)
+        return Bounds(*tokens, int(train.offload), layers)  # only what checkpointed layers store is offloaded
     wish = {"none": 0, "full": layers}.get(str(train.checkpointing), train.checkpointing)
     return Bounds(*tokens, int(wish), int(wish))
 
@@ -275,7 +277,7 @@ class _Plan:
             "capacity_gb": _gb(self.free),
             "tokens_per_s": None if speed is None else round(speed, 1),
             "steps": work.steps,
-            "hours": None if hours is None else round(hours, 4),
+            "hours": None if hours is None else float(f"{hours:.4g}"),
             "train_flos": self._flos(),
             "tokens": round(work.tokens),
             "device": self.inputs.config.device,
@@ -361,7 +363,7 @@ def _in_words(choice: Choice) -> str:
 
 
 def _gb(number: float) -> float:
-    return round(number / GB, 4)
+    return round(number / GB, 6)
 
 
 def _deaf(kind: str, payload: Any) -> None:
