@@ -83,7 +83,7 @@ def test_four_bits_take_less_than_sixteen(base: Path) -> None:
 
 
 def test_optimizers_take_what_they_say(base: Path) -> None:
-    """Two float32 moments take 8 bytes a weight; 8-bit ones about 2; 16-bit weights keep 2 bytes of master copy."""
+    """Two float32 moments take 8 bytes a weight; 8-bit ones less than half; 16-bit weights keep 2 bytes of master copy."""
 
     def bytes_of(**values: Any) -> float:
         config = Config().with_values({"precision": "float32", "device": "cpu", **values})
@@ -91,7 +91,7 @@ def test_optimizers_take_what_they_say(base: Path) -> None:
         return whole.optimizer / whole.parameters
 
     assert bytes_of() == pytest.approx(8, abs=0.01)
-    assert bytes_of(**{"train.optimizer": "adamw_8bit"}) == pytest.approx(2, abs=0.1)
+    assert 2 < bytes_of(**{"train.optimizer": "adamw_8bit"}) < 4  # small tensors fill no block of 8-bit moments
     assert bytes_of(precision="bfloat16") == pytest.approx(10, abs=0.1)
     assert bytes_of(precision="bfloat16", **{"train.rounding": "stochastic"}) == pytest.approx(8, abs=0.1)
 
