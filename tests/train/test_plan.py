@@ -83,7 +83,7 @@ def test_four_bits_take_less_than_sixteen(base: Path) -> None:
 
 
 def test_optimizers_take_what_they_say(base: Path) -> None:
-    """Two float32 moments take 8 bytes a weight; 8-bit ones less than half; 16-bit weights keep 2 bytes of master copy."""
+    """Two float32 moments take 8 bytes a weight; 8-bit ones less than half; 16-bit weights keep 2 more."""
 
     def bytes_of(**values: Any) -> float:
         config = Config().with_values({"precision": "float32", "device": "cpu", **values})
