@@ -299,9 +299,9 @@ def test_parts_are_the_file(tmp_path: Path, size: int, end: str) -> None:
 
 def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files stay in one process, large ones use the processors that there are, and a wish is a wish."""
-    monkeypatch.setattr(parallel, "_count_processors", lambda: 8)
+    monkeypatch.setattr(parallel, "count_processors", lambda: 8)
     assert [count_workers("auto", size * MB) for size in (1, 11, 13, 30, 1000)] == [1, 1, 2, 5, 8]
-    monkeypatch.setattr(parallel, "_count_processors", lambda: 64)
+    monkeypatch.setattr(parallel, "count_processors", lambda: 64)
     assert count_workers("auto", 10_000 * MB) == parallel.MOST_WORKERS
     assert [count_workers(wish, 1) for wish in (1, 5)] == [1, 5]
     monkeypatch.setattr(sys, "executable", "")

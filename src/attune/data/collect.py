@@ -181,9 +181,8 @@ class Collection:
         kept = {-number: example for _, number, example in self.lowest}
         if all(row in kept for row in rows):
             return [kept[row] for row in sorted(rows)]
-        wanted = {self.fates.offsets[row] for row in rows}
-        again = Intake(self.intake.path, self.intake.config, self.intake.source).stream()
-        return [row for row in again if isinstance(row, Example) and row.place.offset in wanted]
+        wanted = {self.fates.offsets[row]: self.fates.lines[row] for row in rows}
+        return [row for row in self.intake.again(wanted) if isinstance(row, Example)]
 
     def _look(self, chunk: Sequence[tuple[int, Example]]) -> None:
         """Hand the rows of a chunk to the survey."""

@@ -25,6 +25,7 @@ from attune.data.encoding.template import ChatTemplate
 from attune.data.encoding.tokenizer import Tokenizer
 from attune.data.files import DataFile
 from attune.data.lint.rows import RowOptions
+from attune.data.processors import count_processors
 from attune.data.reading.hub import is_hub
 from attune.data.reading.intake import Intake
 from attune.data.reading.read import LINES, Part, cut_lines
@@ -166,12 +167,7 @@ def count_workers(wished: int | str, size: int) -> int:
         return 1
     if isinstance(wished, int):
         return wished
-    return max(1, min(_count_processors(), MOST_WORKERS, size // WORKER_BYTES))
-
-
-def _count_processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(count_processors(), MOST_WORKERS, size // WORKER_BYTES))
 
 
 class Crew:

@@ -9,6 +9,7 @@ from attune.data.duplicates.codes import sort_once
 from attune.data.duplicates.shingles import FACTOR, Common, Spans, gather, jaccard, row_spans, sum_between
 from attune.data.duplicates.words import Keys, Words
 from attune.data.lint.thresholds import Thresholds
+from attune.data.processors import in_threads
 
 BATCH_WORDS = 200_000  # of one side, compared at once: they and what is made of them fit into the processor's cache
 
@@ -26,8 +27,9 @@ class Judge:
         left = np.flatnonzero(near)
         lengths = (self.words.starts[1:] - self.words.starts[:-1])[pairs[left]].max(axis=1, initial=0)
         piece = np.cumsum(lengths) // BATCH_WORDS
-        for batch in np.split(left, np.flatnonzero(np.diff(piece)) + 1):
-            near[batch] = self._judge(pairs[batch])
+        batches = np.split(left, np.flatnonzero(np.diff(piece)) + 1)
+        for batch, verdict in zip(batches, in_threads(lambda batch: self._judge(pairs[batch]), batches), strict=True):
+            near[batch] = verdict
         return near
 
     def _judge(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -74,8 +76,10 @@ class Judge:
         )
         rows_a, rows_b = row_spans(self.words, a), row_spans(self.words, b)
         least = self.thresholds.passage_words
-        both_ways = ((rows_a, rows_b), (rows_b, rows_a))
-        shared &= ~np.logical_and(*(_has_foreign_run(self.words, *way, least) for way in both_ways))
+        at = np.flatnonzero(shared)
+        at = at[_has_foreign_run(self.words, _some(rows_a, at), _some(rows_b, at), least)]
+        at = at[_has_foreign_run(self.words, _some(rows_b, at), _some(rows_a, at), least)]
+        shared[at] = False
         return shared
 
     def _rests(self, a: Spans, b: Spans) -> tuple[Spans, Spans]:
@@ -112,6 +116,11 @@ class Judge:
         at = np.flatnonzero(differs)[::-1]
         agreed[number[at]] = walk[at]  # the last one written is the first that differs
         return agreed
+
+
+def _some(spans: Spans, at: NDArray[np.int64]) -> Spans:
+    """Return some of the spans."""
+    return Spans(spans.begins[at], spans.ends[at])
 
 
 def _sum_words(words: Words, spans: Spans, *, odd_only: bool = True) -> NDArray[np.uint64]:

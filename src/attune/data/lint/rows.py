@@ -47,7 +47,7 @@ def lint_row(row: RowView, options: RowOptions) -> list[tuple[str, str]]:
     text = text_of(row.example)
     raw = text.encode()
     secret, personal = find_secret(text, raw, options.thresholds), find_personal(text, raw)
-    made_up = None if secret or personal else find_made_up(text, raw) or find_sample_key(text)
+    made_up = None if secret or personal else find_made_up(text, raw) or find_sample_key(text, raw)
     seen = (
         ("template-in-content", _markup(row, text, options)),
         ("role-order", find_role_order(row.example.messages)),

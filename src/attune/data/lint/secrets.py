@@ -35,6 +35,7 @@ _KEYS = (
     ),
 )
 _PATTERNS = tuple((kind, sign, re.compile(pattern)) for kind, sign, pattern in _KEYS)
+_WITHOUT_RUN = tuple(known for known in _PATTERNS if known[1] == "://")  # all others hold a run of ten characters
 _NAMES = (b"passw", b"pwd", b"secret", b"token", b"bearer")
 _KEY_NAMES = tuple(
     f"{whose}key".encode()
@@ -81,9 +82,10 @@ def find_secret(text: str, raw: bytes, thresholds: Thresholds = DEFAULT) -> str 
     return None
 
 
-def find_sample_key(text: str) -> str | None:
+def find_sample_key(text: str, raw: bytes) -> str | None:
     """Return a key in a text that manuals and text books show, masked; None if there is none."""
-    for kind, sign, pattern in _PATTERNS:
+    patterns = _PATTERNS if _SHORT_RUN in raw.translate(_RUNS) else _WITHOUT_RUN
+    for kind, sign, pattern in patterns:
         for found in pattern.finditer(text) if sign in text else ():
             if _is_sample(kind, found):
                 return f"{kind}: {mask(found['value'] if 'value' in pattern.groupindex else found[0])}"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from attune.config import DataConfig
 from attune.data.reading.line import BadRow, RawRow
-from attune.data.reading.read import Part, file_form, read_part, read_rows
+from attune.data.reading.read import LINES, Part, file_form, read_part, read_rows
 from attune.data.reading.schema import (
     WORDS,
     Layout,
@@ -95,6 +95,17 @@ class Intake:
         """Yield the rows of a part of a file of lines, once form and layout are settled."""
         for row in read_part(self.path, part, max_row_bytes=self.config.max_row_bytes):
             yield self._take(row)
+
+    def again(self, lines: Mapping[int, int]) -> Iterator[Example | LeftOut | BadRow]:
+        """Yield some rows, given as offset and line, read again in file order; counts nothing."""
+        reader = Intake(self.path, self.config, self.source, form=self.form, layout=self.layout)
+        if self.form == LINES:
+            for offset, line in sorted(lines.items()):
+                yield from reader.stream_part(Part(offset, offset + 1, line - 1))
+            return
+        for row in reader.stream():
+            if row.place.offset in lines:
+                yield row
 
     def absorb(self, part: Intake) -> None:
         """Add what another one saw in the part of the file that follows."""
