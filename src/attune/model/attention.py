@@ -18,7 +18,8 @@ from attune.model.obstacles import flash4_obstacle, varlen_obstacle
 from attune.types import Batch
 
 EXACT, PER_ROW = "exact", "per_row"
-_PREFIX = "attune_"  # the names under which transformers knows our functions
+# the names under which transformers knows our functions; it takes any with "flash" in it for one of its own
+_NAMES = {EXACT: "attune_exact", VARLEN: "attune_varlen", FLASH4: "attune_fa4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +126,13 @@ def choose_attention(
 def set_attention(model: PreTrainedModel, choice: AttentionChoice) -> None:
     """Make `model` use the chosen attention for flat batches."""
     if choice.name != PER_ROW:
-        model.set_attn_implementation(_PREFIX + choice.name)
+        model.set_attn_implementation(_NAMES[choice.name])
 
 
 def attention_of(model: PreTrainedModel) -> str:
     """Return the name of the flat-batch attention in use: exact, varlen, or per_row where none is plugged in."""
     name = str(model.config._attn_implementation)
-    return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else PER_ROW
+    return next((ours for ours, theirs in _NAMES.items() if theirs == name), PER_ROW)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # documents differ from batch to batch: compiled code would be made anew for each
@@ -294,4 +295,4 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {EXACT: exact_attention, VARLEN: var
 # No mask function beside them: the documents say who sees whom, and where there is none transformers asks the device
 # nothing, while it would look for documents in the positions otherwise, and wait for the answer.
 for _name, _function in _FUNCTIONS.items():
-    AttentionInterface.register(_PREFIX + _name, _function)
+    AttentionInterface.register(_NAMES[_name], _function)

@@ -7,7 +7,7 @@ memory and saves a third of it. The layer is that of transformers; its parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,67 +86,69 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], layer: FusedLayer, documents: Documents, *_: Tensor
-    ) -> Tensor:
+        ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], layer: FusedLayer, documents: Documents,
+        rows: Tensor | None, *_: Tensor,
+    ) -> Tensor:  # fmt: skip
         first, second = layer.attention, layer.feed_forward
-        dtype = _arithmetic(x)
-        like = x.new_empty(0, dtype=dtype)
+        like = x.new_empty(0, dtype=_arithmetic(x))
         with torch.autocast(x.device.type, enabled=False):
             room = first.query_key_value.room_for_input(len(x), like)
-            rms_norm(x, first.norm.weight, eps=_eps(first.norm), dtype=dtype, out=room)
+            scales_in = _room_for_scales(first.query_key_value, x, like)
+            _norm(first.norm, x, out=room, scales=scales_in)
             packed, low_in = first.query_key_value.times(room)
             query, key, value = rotate(packed, *angles, heads=first.heads, norms=first.norms_of_heads())
             out, seen = attend(query, key, value, documents, scale=first.scale, window=first.window, name=first.kernel)
-            attended, low_out = first.output.times(out.flatten(1))
-            room = second.gate_up.room_for_input(len(x), like)
-            gain, eps = second.norm.weight, _eps(second.norm)
-            middle = rms_norm(x, gain, eps=eps, dtype=dtype, add=attended, out=room)[0]
+            passed, flat = (x, out.flatten(1)) if rows is None else (x[rows], out.flatten(1)[rows])
+            attended, low_out = first.output.times(flat)
+            room = second.gate_up.room_for_input(len(passed), like)
+            scales_up = _room_for_scales(second.gate_up, passed, like)
+            middle = _norm(second.norm, passed, out=room, add=attended, scales=scales_up)
             both, low_up = second.gate_up.times(room)
-            room = second.down.room_for_input(len(x), like)
+            room = second.down.room_for_input(len(passed), like)
             swiglu(both, out=room)
             result, low_down = second.down.times(room)
             result = result.add_(middle) if result.dtype == middle.dtype else result + middle
-        lows = (low_in, low_out, low_up, low_down)
-        ctx.save_for_backward(x, packed, out, seen.lse, middle, both, *lows, *angles)
+        of_first, of_second = (packed, out, seen.lse, low_in, low_out, scales_in), (both, low_up, low_down, scales_up)
+        ctx.save_for_backward(x, middle, rows, *of_first, *of_second, *angles)
         ctx.layer, ctx.documents = layer, documents
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, packed, out, lse, middle, both, low_in, low_out, low_up, low_down, *angles = ctx.saved_tensors
+        x, middle, rows, packed, out, lse, low_in, low_out, scales_in, *rest = ctx.saved_tensors
         layer: FusedLayer = ctx.layer
+        *of_second, cos, sin = rest
         with torch.autocast(x.device.type, enabled=False):
             first = layer.attention
-            room = first.output.room_for_gradient(len(x), x)
-            d_second = _feed_forward_back(
-                layer.feed_forward, grad.contiguous(), middle=middle, both=both, lows=(low_up, low_down), out=room
-            )
+            room = first.output.room_for_gradient(len(middle), x)
+            d_second = _feed_forward_back(layer.feed_forward, grad.contiguous(), middle, saved=of_second, out=room)
             upper, dy = room[:, : x.shape[1]], room.to(out.dtype)
             d_out, d_low = first.output.back(dy, low_out, needs_x=True)
             assert d_out is not None
-            d_output = first.output.back_parameters(dy, out.flatten(1), low=low_out, d_low=d_low)
+            flat = out.flatten(1) if rows is None else out.flatten(1)[rows]
+            d_output = first.output.back_parameters(dy, flat, low=low_out, d_low=d_low)
+            if rows is not None:
+                d_out, upper = _spread(d_out, rows, len(x)), _spread(upper, rows, len(x))
             norms = first.norms_of_heads()
             parts = split(packed, first.heads)
             if norms is not None:
-                parts = rotate(packed, *angles, heads=first.heads, norms=norms)
+                parts = rotate(packed, cos, sin, heads=first.heads, norms=norms)
             seen = Attended(*parts, out, lse, ctx.documents, first.scale, first.window, first.kernel)
             d_parts = attend_backward(d_out.view(out.shape), seen)
             room = first.query_key_value.room_for_gradient(len(x), out)
-            d_norms = rotate_backward(
-                d_parts, *angles, heads=first.heads, norms=norms, packed=packed, out=room
-            )  # fmt: skip
+            d_norms = rotate_backward(d_parts, cos, sin, heads=first.heads, norms=norms, packed=packed, out=room)
             dx, d_norm, d_inner = _back_through_norm(
-                first.query_key_value, room, low_in, x=x, norm=first.norm, upper=upper, needs=ctx.needs_input_grad[0]
-            )
-        return (dx, None, None, None, d_norm, *(d_norms if norms else ()), *d_inner, *d_output, *d_second)
+                Normed(first.norm, first.query_key_value, x, scales_in), room, low_in, upper=upper,
+                needs=ctx.needs_input_grad[0],
+            )  # fmt: skip
+        return (dx, None, None, None, None, d_norm, *(d_norms if norms else ()), *d_inner, *d_output, *d_second)
 
 
 def _feed_forward_back(
-    half: FeedForwardHalf, grad: Tensor, *, middle: Tensor, both: Tensor, out: Tensor,
-    lows: tuple[Tensor | None, Tensor | None],
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+    half: FeedForwardHalf, grad: Tensor, middle: Tensor, *, saved: Sequence[Any], out: Tensor
+) -> tuple[Tensor | None, ...]:
     """Write the gradient of the second half's input into the first columns of `out`; return that of its parameters."""
-    low_up, low_down = lows
+    both, low_up, low_down, scales = saved
     dy = half.down.room_for_gradient(len(grad), both)  # a copy costs less than LoRA's part as a product of its own
     if dy.shape == grad.shape:
         dy = grad.to(both.dtype)
@@ -160,32 +162,61 @@ def _feed_forward_back(
     if product is not None:
         d_down = half.down.back_parameters(dy, product, low=low_down, d_low=d_low)
     del product, d_product
-    _, d_norm, d_inner = _back_through_norm(
-        half.gate_up, room, low_up, x=middle, norm=half.norm, upper=grad, needs=True, out=out
-    )
+    normed = Normed(half.norm, half.gate_up, middle, scales)
+    _, d_norm, d_inner = _back_through_norm(normed, room, low_up, upper=grad, needs=True, out=out)
     return (d_norm, *d_inner, *d_down)
 
 
+@dataclass(frozen=True, slots=True)
+class Normed:
+    """projection(norm(x)) as it was computed; scales [T] of the norm, None: the norm is computed again if needed."""
+
+    norm: Any
+    projection: Projection
+    x: Tensor
+    scales: Tensor | None
+
+
 def _back_through_norm(
-    projection: Projection, dy: Tensor, low: Tensor | None, *, x: Tensor, norm: Any, upper: Tensor, needs: bool,
-    out: Tensor | None = None,
-) -> tuple[Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:  # fmt: skip
+    done: Normed, dy: Tensor, low: Tensor | None, *, upper: Tensor, needs: bool, out: Tensor | None = None
+) -> tuple[Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
     """Return the gradients of x, of the norm's weight and of the projection, for dy, that of projection(norm(x)).
 
     upper [T, H] is the gradient that reaches x past this half; it is in the first result, which `out` may hold.
     """
-    weight: Tensor = norm.weight
-    d_normed, d_low = projection.back(dy, low, needs_x=needs or weight.requires_grad)
-    grads: tuple[Tensor | None, ...] = (None,) * len(projection.parameters)
-    if projection.trains:
-        _, normed = rms_norm(x, weight, eps=_eps(norm), dtype=dy.dtype)
-        grads = projection.back_parameters(dy, normed, low=low, d_low=d_low)
+    weight: Tensor = done.norm.weight
+    d_normed, d_low = done.projection.back(dy, low, needs_x=needs or weight.requires_grad)
+    grads: tuple[Tensor | None, ...] = (None,) * len(done.projection.parameters)
+    if done.projection.trains and done.scales is not None:
+        norm = (done.scales, weight.detach())
+        grads = done.projection.back_parameters(dy, done.x, low=low, d_low=d_low, norm=norm)
+    elif done.projection.trains:
+        normed = done.projection.room_for_input(len(dy), dy)
+        _norm(done.norm, done.x, out=normed)
+        grads = done.projection.back_parameters(dy, normed, low=low, d_low=d_low)
     if d_normed is None:
         return None, None, grads
     dx, d_weight = rms_norm_backward(
-        d_normed, x, weight, eps=_eps(norm), add=upper, needs_weight=weight.requires_grad, out=out
-    )  # fmt: skip
+        d_normed, done.x, weight, eps=_eps(done.norm), add=upper, needs_weight=weight.requires_grad, out=out
+    )
     return dx, d_weight, grads
+
+
+def _norm(norm: Any, x: Tensor, *, out: Tensor, add: Tensor | None = None, scales: Tensor | None = None) -> Tensor:
+    """Write norm(x + add) into the first columns of `out` and return x + add."""
+    return rms_norm(x, norm.weight, eps=_eps(norm), dtype=out.dtype, add=add, out=out, scales=scales)[0]
+
+
+def _room_for_scales(projection: Projection, x: Tensor, like: Tensor) -> Tensor | None:
+    """Return memory for a norm's scales [T] where they spare the backward pass the norm, else None."""
+    if not projection.trains_lora_alone or x.dtype != like.dtype:
+        return None
+    return x.new_empty(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _spread(part: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Return [count, C] with `part` at some rows and 0 elsewhere."""
+    return part.new_zeros((count, part.shape[1])).index_copy_(0, rows, part)
 
 
 def _eps(norm: Any) -> float:
@@ -242,8 +273,11 @@ def _linears(layer: Any) -> list[nn.Module]:
     return [*own, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
-def fuse_layer(layer: Any, kernel: str) -> None:
+def fuse_layer(layer: Any, kernel: str, *, is_last: bool = False) -> None:
     """Make a decoder layer compute flat batches in the fused form with the given attention (exact, varlen, flash4).
+
+    What follows the attention of the last layer concerns each position alone: given `learned`, the positions that are
+    learned, it computes and returns only these.
 
     Its weights become views of fused ones, so do it when the model lies on its device and before an optimizer is made.
     Other calls (generation with a cache) go the usual way.
@@ -275,11 +309,12 @@ def fuse_layer(layer: Any, kernel: str) -> None:
         if documents is None:
             return usual(hidden_states, **options)
         cos, sin = options["position_embeddings"]
+        rows = options.get("learned") if is_last else None
 
         def compute(states: Tensor) -> Tensor:
             """Compute both halves of [1, T, H]."""
             x = states.view(-1, states.shape[-1])  # to take states[0] would copy its gradient
-            return _layer(x, (cos[0], sin[0]), fused, documents, *fused.parameters)[None]
+            return _layer(x, (cos[0], sin[0]), fused, documents, rows, *fused.parameters)[None]
 
         if _FORWARD_CHECKPOINTS and layer.gradient_checkpointing and layer.training:
             return layer._gradient_checkpointing_func(compute, hidden_states)  # noqa: SLF001 - its only name

@@ -12,6 +12,7 @@ from attune.errors import ConfigError
 from attune.model.attention import PER_ROW, Documents, attention_of
 from attune.model.block import fuse_layer, fuse_norm, obstacle_of, unfuse
 from attune.model.checkpointing import decoder_layers
+from attune.model.head import narrow
 from attune.model.load import compile_layers
 
 COMPILE_FROM = 200  # steps: in shorter runs compiling takes longer than it saves
@@ -71,7 +72,7 @@ def _fuse(model: nn.Module, layers: list[Any], config: Config) -> str | None:
     before = [_outcome(layer, body, config.precision) for layer in (layers[0], layers[-1])]
     norm = body.norm if hasattr(body, "norm") and hasattr(body.norm, "variance_epsilon") else None
     for layer in layers:
-        fuse_layer(layer, kernel)
+        fuse_layer(layer, kernel, is_last=layer is layers[-1])
     after = [_outcome(layer, body, config.precision) for layer in (layers[0], layers[-1])]
     for number, pair in zip((0, len(layers) - 1), zip(before, after, strict=True), strict=True):
         if difference := _difference(*pair, config):
@@ -80,6 +81,7 @@ def _fuse(model: nn.Module, layers: list[Any], config: Config) -> str | None:
             return f"layer {number} computed by fused kernels differs {difference}"
     if norm is not None:
         fuse_norm(norm)
+    narrow(body)
     return None
 
 

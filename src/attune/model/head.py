@@ -241,14 +241,31 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, *, is_first: bool) 
         torch.addmm(total, left.to(total.dtype), right.to(total.dtype), beta=beta, out=total)
 
 
-def body_hidden(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the last hidden states [T, H] of a flat batch, the head's input; `model` may be wrapped by PEFT."""
+_NARROWS = "attune_narrows"  # set on a body whose last layer computes only the positions that it is asked for
+
+
+def narrow(body: nn.Module) -> None:
+    """Note that a body, given `learned`, returns the hidden states of these positions alone."""
+    setattr(body, _NARROWS, True)
+
+
+def narrows(model: nn.Module) -> bool:
+    """Whether `body_hidden` may be asked for some positions alone."""
+    return getattr(_transformer(model).base_model, _NARROWS, False)
+
+
+def body_hidden(model: nn.Module, batch: Batch, learned: Tensor | None = None) -> Tensor:
+    """Return the last hidden states [T, H] of a flat batch, the head's input; `model` may be wrapped by PEFT.
+
+    learned: int64 [n], the positions whose states are wanted, [n, H]; only where `narrows` says so.
+    """
     body = _transformer(model).base_model
     output = body(
         input_ids=batch.tokens[None],
         position_ids=batch.positions[None],
         documents=documents_of(batch),
         use_cache=False,
+        **({} if learned is None else {"learned": learned}),
     )
     return output.last_hidden_state[0]  # type: ignore[no-any-return]
 

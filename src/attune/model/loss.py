@@ -15,6 +15,7 @@ from attune.model.head import (
     has_plain_head,
     head_of,
     logits_loss,
+    narrows,
     row_losses,
     softcap_of,
     take_rows,
@@ -94,8 +95,12 @@ def _learned(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
 def _learned_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the last hidden states of the learned positions, and what `_learned` returns.
 
-    The body is started first: where the positions must be looked for, that waits for the device, which has work then.
+    Where the positions must be looked for, the body is started first: to count them waits for the device, which has
+    work then.
     """
+    if batch.learned is not None and len(batch.learned) and narrows(model):
+        learned, targets, weights = _learned(batch)
+        return body_hidden(model, batch, learned), learned, targets, weights
     hidden = body_hidden(model, batch)
     learned, targets, weights = _learned(batch)
     return take_rows(hidden, learned), learned, targets, weights

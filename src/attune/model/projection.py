@@ -57,6 +57,11 @@ class Projection:
         """Whether a parameter of it needs a gradient."""
         return any(parameter.requires_grad for parameter in self.parameters)
 
+    @property
+    def trains_lora_alone(self) -> bool:
+        """Whether nothing of it trains but LoRA's matrices."""
+        return bool(self.loras) and not self.weights and not any(bias.requires_grad for bias in self.biases)
+
     def room_for_input(self, rows: int, like: Tensor) -> Tensor:
         """Return memory for x, [rows, in], with room for LoRA's columns where that helps; of the type of `like`."""
         return like.new_empty((rows, self.width + self._padding()))
@@ -117,19 +122,29 @@ class Projection:
         return dx.addmm_(d_low, torch.cat([lora.down for lora in self.loras]).to(dx.dtype)), d_low
 
     def back_parameters(
-        self, dy: Tensor, x: Tensor, *, low: Tensor | None, d_low: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        """Return the gradient of each of `parameters`; x as `times` took it, the others as `back` takes and returns."""
+        self, dy: Tensor, x: Tensor, *, low: Tensor | None, d_low: Tensor | None,
+        norm: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        """Return the gradient of each of `parameters`; x as `times` took it, the others as `back` takes and returns.
+
+        norm: scales [T] and gain [in], if what `times` took was scales * x * gain: LoRA's gradients need no more, so
+        the norm need not be computed again.
+        """
         outer, grads = dy[:, : self.total], list[Tensor | None]()
         if self.weights and self.store is not None:
             whole = self.store.outer(outer, x).split(self.out_features)
             grads += [part.to(weight.dtype) for part, weight in zip(whole, self.weights, strict=True)]
         if self.biases:
-            sums = outer.sum(0).split([len(bias) for bias in self.biases])
-            grads += [part.to(bias.dtype) for part, bias in zip(sums, self.biases, strict=True)]
+            sums = outer.sum(0) if any(bias.requires_grad for bias in self.biases) else outer.new_zeros(self.total)
+            parts = sums.split([len(bias) for bias in self.biases])
+            grads += [part.to(bias.dtype) for part, bias in zip(parts, self.biases, strict=True)]
         if low is None or d_low is None:
             return (*grads, *([None] * 2 * len(self.loras)))
+        if norm is not None:
+            d_low = d_low * norm[0][:, None].to(d_low.dtype)
         downs = _product(d_low.t(), x[:, : self.width], self.loras[0].down.dtype)
+        if norm is not None:
+            downs = downs * norm[1]
         for lora in self.loras:
             grads += [downs[lora.low], _product(outer[:, lora.rows].t(), low[:, lora.low], lora.up.dtype)]
         return tuple(grads)

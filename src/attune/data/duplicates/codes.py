@@ -24,6 +24,7 @@ UNSPACED = (
 )
 PLANES = 0x20000  # from here on there are rare ideographs; they share the numbers of one more plane
 BASE = 0x9E3779B97F4A7C15  # odd, so that its powers can be undone modulo 2**64
+SIZES_PER_DOUBLE = 3  # stretches sorted together differ in length by a quarter at most
 KeyT = TypeVar("KeyT", np.uint64, np.int64)
 
 
@@ -69,6 +70,27 @@ def sort_once(keys: NDArray[KeyT]) -> NDArray[KeyT]:
     is_new = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
     return ordered[is_new]
+
+
+def sort_within(values: NDArray[np.uint32], bounds: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Return values in ascending order between each two bounds.
+
+    Stretches of about one length are the rows of a matrix: many short sorts side by side take a third of the time of
+    one long sort.
+    """
+    lengths = np.diff(bounds)
+    ordered = np.empty_like(values)
+    size = np.ceil(SIZES_PER_DOUBLE * np.log2(np.maximum(lengths, 4))).astype(np.uint16)
+    order = np.argsort(size, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(size[order])) + 1):
+        columns = np.arange(lengths[rows].max(initial=0))
+        inside = columns < lengths[rows, None]
+        at = (bounds[rows, None] + columns)[inside]
+        block = np.full(inside.shape, np.iinfo(np.uint32).max, np.uint32)
+        block[inside] = values[at]
+        block.sort(axis=1)
+        ordered[at] = block[inside]
+    return ordered
 
 
 def mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.data.duplicates.codes import sort_once
+from attune.data.duplicates.codes import sort_once, sort_within
 from attune.data.duplicates.shingles import FACTOR, Common, Spans, gather, jaccard, row_spans, sum_between
 from attune.data.duplicates.words import Keys, Words
 from attune.data.lint.thresholds import Thresholds
@@ -139,7 +139,7 @@ def _has_foreign_run(words: Words, a: Spans, b: Spans, least: int) -> NDArray[np
     positions_a, bounds_a = gather(a)
     positions_b, bounds_b = gather(b)
     number_a, number_b = (np.repeat(np.arange(len(x) - 1, dtype=np.uint64), np.diff(x)) for x in (bounds_a, bounds_b))
-    there = np.sort((number_b << np.uint64(32)) | words.flat[positions_b])
+    there = (number_b << np.uint64(32)) | sort_within(words.flat[positions_b], bounds_b)
     asked = (number_a << np.uint64(32)) | words.flat[positions_a]
     at = np.searchsorted(there, asked)
     is_foreign = there[np.minimum(at, len(there) - 1)] != asked

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.data.duplicates.codes import mix, sort_once
+from attune.data.duplicates.codes import mix, sort_within
 from attune.data.duplicates.words import Words
 from attune.data.lint.thresholds import Thresholds
 
 SAMPLE_ROWS = 50_000  # rows in which shingles are counted; more rows are sampled evenly
 SAMPLE_WORDS = 10_000_000
+UPPER_BITS = 20  # of a shingle, by which they are counted at first
 CHUNK_WORDS = 300_000  # looked at together: few enough for the processor's cache
 FACTOR = np.uint64(0xD6E8FEB86659FD93)  # odd, of random bits
 
@@ -110,13 +111,17 @@ def find_common(words: Words, rows: NDArray[np.int64], thresholds: Thresholds) -
     wanted = int(min(len(rows), SAMPLE_ROWS, max(1000, SAMPLE_WORDS / mean)))
     sample = rows[np.linspace(0, len(rows) - 1, wanted).astype(np.int64)] if len(rows) else rows
     positions, bounds = gather(row_spans(words, sample))
-    keys = shingles_at(words, positions).astype(np.uint64) << np.uint64(32)
-    keys |= np.repeat(np.arange(len(sample), dtype=np.uint64), np.diff(bounds))
+    limit = max(thresholds.common_fewest_rows, thresholds.common_shingle_share * len(sample))
+    found = shingles_at(words, positions)
+    # only a shingle whose upper bits are met often can be met often itself: few are left to be sorted
+    upper = found >> np.uint32(32 - UPPER_BITS)
+    is_often = (np.bincount(upper, minlength=1 << UPPER_BITS) > limit)[upper]
+    keys = found[is_often].astype(np.uint64) << np.uint64(32)
+    keys |= np.repeat(np.arange(len(sample), dtype=np.uint64), np.diff(bounds))[is_often]
     keys.sort()
     once = keys[np.flatnonzero(np.diff(keys, prepend=keys[:1] - np.uint64(1)))] >> np.uint64(32)
     first = np.flatnonzero(np.diff(once, prepend=once[:1] - np.uint64(1)))
     counts = np.diff(first, append=len(once))
-    limit = max(thresholds.common_fewest_rows, thresholds.common_shingle_share * len(sample))
     chosen = counts > limit
     shingles, shares = once[first[chosen]].astype(np.uint32), counts[chosen] / max(1, len(sample))
     weights = np.log(shares) / np.log(limit / max(1, len(sample))) if len(shares) else shares
@@ -135,7 +140,10 @@ def jaccard(words: Words, a: Spans, b: Spans, common: Common | None) -> tuple[ND
         positions, bounds = gather(spans)
         values = words.flat[positions] if common is None else shingles_at(words, positions)
         number = np.repeat(np.arange(len(bounds) - 1, dtype=np.uint64), np.diff(bounds))
-        sides.append(sort_once((number << np.uint64(32)) | values))
+        ordered = (number << np.uint64(32)) | sort_within(values, bounds)
+        is_new = np.ones(len(ordered), np.bool_)
+        np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+        sides.append(ordered[is_new])
     keys = np.concatenate(sides)
     keys.sort(kind="stable")
     is_again = np.zeros(len(keys), np.bool_)

@@ -11,12 +11,14 @@ _PROGRAMS = 1056  # of the backward kernel; each sums the weight's gradient over
 
 
 def rms_norm(
-    x: Tensor, weight: Tensor, *, eps: float, dtype: torch.dtype, add: Tensor | None = None, out: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, weight: Tensor, *, eps: float, dtype: torch.dtype, add: Tensor | None = None, out: Tensor | None = None,
+    scales: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return x + add, and weight * that / sqrt(mean(that^2) + eps) in `dtype`; all [T, H], weight [H].
 
     Computed in float32 or better. Without `add` the first is x itself; with it, it takes the place of `add` where the
-    types agree. The second is written into the first H columns of `out`, if given.
+    types agree. The second is written into the first H columns of `out`, if given; 1 / sqrt(...) of each row into
+    `scales` [T], if given.
     Source: Zhang and Sennrich 2019, arXiv 1910.07467.
     """
     rows, width = x.shape
@@ -27,8 +29,9 @@ def rms_norm(
         from attune.model.kernels.norm_triton import norm_forward
 
         norm_forward[(rows,)](
-            x, x if add is None else add, weight, total, normed, width, normed.stride(0), eps,
-            HAS_ADD=add is not None, BLOCK=block, num_warps=warps,
+            x, x if add is None else add, weight, total, normed, x if scales is None else scales,
+            width, normed.stride(0), eps,
+            HAS_ADD=add is not None, HAS_SCALES=scales is not None, BLOCK=block, num_warps=warps,
         )  # fmt: skip
         return total, normed
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -36,7 +39,10 @@ def rms_norm(
     if add is not None:
         values = values + add
         values = total.copy_(values).to(wide)
-    normed.copy_(values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps) * weight)
+    scale = torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)
+    if scales is not None:
+        scales.copy_(scale[:, 0])
+    normed.copy_(values * scale * weight)
     return total, normed
 
 

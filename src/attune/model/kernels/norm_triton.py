@@ -8,7 +8,8 @@ import triton.language as tl
 
 @triton.jit
 def norm_forward(
-    x, add, weight, total, normed, width, stride, eps, HAS_ADD: tl.constexpr, BLOCK: tl.constexpr
+    x, add, weight, total, normed, scales, width, stride, eps,
+    HAS_ADD: tl.constexpr, HAS_SCALES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Add, and norm one row."""
     row = tl.program_id(0).to(tl.int64)
@@ -21,6 +22,8 @@ def norm_forward(
         tl.store(total + row * width + column, stored, mask=inside)
         values = stored.to(tl.float32)  # the norm is that of what is stored
     scale = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / width + eps)
+    if HAS_SCALES:
+        tl.store(scales + row, scale)
     gain = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(normed + row * stride + column, (values * scale * gain).to(normed.dtype.element_ty), mask=inside)
 

@@ -86,5 +86,6 @@ class Guarded(torch.optim.Optimizer):
                 state.update(start_state(weight, rounding=self.rounding) | start(weight))
             entries.append(Entry(weight, weight.grad, state, self._seeds[weight]))
         counts = [entry.state["step"] for entry in entries]
-        torch._foreach_add_(counts, 1 if finite is None else finite.to(torch.float32))
+        # one number for each: given a single tensor, torch reads it on the host, which waits for the device
+        torch._foreach_add_(counts, 1 if finite is None else [finite.to(torch.float32)] * len(counts))
         update(entries, group, factor=factor, finite=finite)
