@@ -8,7 +8,8 @@ HEAD = """# Settings
 
 Made by `make docs` from `src/attune/config.py`. On the command line: `--train.steps 50` or `train.steps=50`; in a
 config file: `train:` and below it `steps: 50` (YAML), or `[train]` and `steps = 50` (TOML). The command line wins over
-the file. `attune train ... --dry-run` prints what every `auto` becomes, with its reason.
+the file. `attune train ... --dry-run` prints what `auto` becomes, with its reason; what depends on the loaded model
+(attention, kernels, compiling, shared beginnings) is said when a run starts.
 """
 
 
