@@ -34,6 +34,7 @@ class Projection:
 
     def __init__(self, linears: Sequence[nn.Module]) -> None:
         plain = [_below(linear) for linear in linears]
+        self._first = plain[0]
         self.weights: tuple[Tensor, ...] = tuple(
             linear.weight for linear in plain if isinstance(linear, nn.Linear) and linear.weight.requires_grad
         )
@@ -80,14 +81,15 @@ class Projection:
             y, low = self._store_times(inner), None
         elif self.joint is not None:
             self._refresh()
+            joint = self._joint_as(x.dtype)
             low = x[:, self.width :] if x.shape[1] > self.width else x.new_empty((len(x), self.ranks))
-            torch.mm(inner, self.joint[self.total :, : self.width].t(), out=low)
+            torch.mm(inner, joint[self.total :, : self.width].t(), out=low)
             self._scale(low)
             if x.shape[1] > self.width:
-                y, low = x @ self.joint[: self.total].t(), low.contiguous()
+                y, low = x @ joint[: self.total].t(), low.contiguous()
             else:
-                y = inner @ self.joint[: self.total, : self.width].t()
-                y.addmm_(low, self.joint[: self.total, self.width :].t())
+                y = inner @ joint[: self.total, : self.width].t()
+                y.addmm_(low, joint[: self.total, self.width :].t())
         else:
             low = inner @ torch.cat([lora.down for lora in self.loras]).to(x.dtype).t()
             self._scale(low)
@@ -107,17 +109,18 @@ class Projection:
         if low is None:
             return self._store_back(outer) if needs_x else None, None
         d_low = dy[:, self.total :] if dy.shape[1] > self.total else torch.empty_like(low)
+        joint = None if self.joint is None else self._joint_as(dy.dtype)
         for lora in self.loras:
-            up = lora.up.to(dy.dtype) if self.joint is None else self.joint[lora.rows, self._columns(lora)]
+            up = lora.up.to(dy.dtype) if joint is None else joint[lora.rows, self._columns(lora)]
             torch.mm(outer[:, lora.rows], up, out=d_low[:, lora.low])
         self._scale(d_low)
         if not needs_x:
             return None, d_low
-        if self.joint is not None and dy.shape[1] > self.total:
-            return dy @ self.joint[:, : self.width], d_low
-        if self.joint is not None:
-            dx = outer @ self.joint[: self.total, : self.width]
-            return dx.addmm_(d_low, self.joint[self.total :, : self.width]), d_low
+        if joint is not None and dy.shape[1] > self.total:
+            return dy @ joint[:, : self.width], d_low
+        if joint is not None:
+            dx = outer @ joint[: self.total, : self.width]
+            return dx.addmm_(d_low, joint[self.total :, : self.width]), d_low
         dx = self._store_back(outer)
         return dx.addmm_(d_low, torch.cat([lora.down for lora in self.loras]).to(dx.dtype)), d_low
 
@@ -166,6 +169,16 @@ class Projection:
             self.joint[low, : self.width].copy_(lora.down)
             self.joint[lora.rows, self._columns(lora)].copy_(lora.up)
 
+    def _joint_as(self, dtype: torch.dtype) -> Tensor:
+        """Return [W B; A 0] in the type of a product: a copy only where weights of 32 bits are multiplied in 16.
+
+        Raises AssertionError when a layer was given other memory since.
+        """
+        assert self.joint is not None
+        moved = self._first.weight.data_ptr() != self.joint.data_ptr()
+        assert not moved, "fused weights were moved (model.to after fuse): fuse them again"
+        return self.joint.to(dtype)
+
     def _scale(self, low: Tensor) -> None:
         scales = [lora.scale for lora in self.loras]
         if len(set(scales)) == 1:
@@ -177,14 +190,12 @@ class Projection:
     def _store_times(self, x: Tensor) -> Tensor:
         if self.store is not None:
             return self.store.times(x)
-        assert self.joint is not None
-        return x @ self.joint[: self.total, : self.width].t()
+        return x @ self._joint_as(x.dtype)[: self.total, : self.width].t()
 
     def _store_back(self, dy: Tensor) -> Tensor:
         if self.store is not None:
             return self.store.back(dy)
-        assert self.joint is not None
-        return dy @ self.joint[: self.total, : self.width]
+        return dy @ self._joint_as(dy.dtype)[: self.total, : self.width]
 
 
 def _lay_jointly(linears: Sequence[Any], ranks: int) -> Tensor:
