@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
 MOST_WORDS = 1_000_000  # kept with their ids; then they are forgotten, so that memory stays bounded
-PROVED_FIRST, PROVED_EVERY = 16, 64  # rows that the tokenizer encodes, too: the first ones, then one in so many
+PROVED_FIRST, PROVED_EVERY = 16, 256  # rows that the tokenizer encodes, too: the first ones, then one in so many
 # What byte-level GPT-2 cuts text by, where tokenizer.json only names it.
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# Characters whose kind every version of Unicode agrees about. A text with another one is left to the tokenizer.
-KNOWN = ((0x00, 0x7F), (0xA1, 0xAC), (0xAE, 0x17E), (0x180, 0x24F), (0x2010, 0x2027), (0x2030, 0x205E))
+# Where known characters stand: alphabets, signs and pictures. A text with a character that is not known is left to
+# the tokenizer, and so are scripts that put no space between words: there each word would be a new one.
+BLOCKS = (
+    *((0x00, 0x7F), (0xA1, 0x052F), (0x0531, 0x05FF), (0x1E00, 0x1FFF), (0x2010, 0x2027), (0x2030, 0x205E)),
+    *((0x20A0, 0x20BF), (0x2100, 0x27BF), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF)),
+)
+PICTURES = (0x1F300, 0x1FAFF)  # emoji: no version of Unicode has letters, numbers or spaces there
+TURNED = "\u017f\u212a"  # letters that are an s or a k where case does not count, in one dialect only
 SPACES = r"\t-\r "  # of the known ones
 NEVER = r"(?!)"  # matches nothing
 _ESCAPE = re.compile(r"\\(?:p\{(L[ultmo]?|N|M)\}|([sSrnt]))")
@@ -273,21 +279,38 @@ def _written_out(escape: re.Match[str], *, in_class: bool) -> str | None:
 @cache
 def _characters(kind: str) -> str:
     """Return the known characters of a Unicode category, such as L or Lu, as ranges of a class."""
-    codes = [code for low, high in KNOWN for code in range(low, high + 1)]
-    chosen = [code for code in codes if unicodedata.category(chr(code)).startswith(kind)]
+    return _ranges([code for code in _known() if unicodedata.category(chr(code)).startswith(kind)])
+
+
+def _ranges(codes: Sequence[int]) -> str:
+    """Return ascending characters as ranges of a class."""
     ranges: list[list[int]] = []
-    for code in chosen:
+    for code in codes:
         if ranges and code == ranges[-1][1] + 1:
             ranges[-1][1] = code
         else:
             ranges.append([code, code])
-    return "".join(f"{chr(low)}-{chr(high)}" for low, high in ranges)
+    return "".join(f"{re.escape(chr(low))}-{re.escape(chr(high))}" for low, high in ranges)
+
+
+@cache
+def _known() -> tuple[int, ...]:
+    """Return the characters whose kind all versions of Unicode agree about: what they were in 2002 they are today."""
+    codes = [code for low, high in BLOCKS for code in range(low, high + 1) if chr(code) not in TURNED]
+    return tuple(code for code in codes if _is_settled(chr(code)))
+
+
+def _is_settled(sign: str) -> bool:
+    """Return whether a character is what it was in Unicode 3.2 (signs may be of another kind), and no odd space."""
+    then, now = unicodedata.ucd_3_2_0.category(sign), unicodedata.category(sign)
+    is_alike = then == now or (then[0] in "PS" and now[0] in "PS")
+    return is_alike and (sign.isascii() or not (now[0] == "Z" or now == "Cc"))
 
 
 @cache
 def _unknown() -> re.Pattern[str]:
     """Return what finds a character that is not known."""
-    return re.compile(f"[^{''.join(f'{re.escape(chr(low))}-{re.escape(chr(high))}' for low, high in KNOWN)}]")
+    return re.compile(f"[^{_ranges([*_known(), *range(PICTURES[0], PICTURES[1] + 1)])}]")
 
 
 def _finder(added: Sequence[str]) -> re.Pattern[str]:

@@ -15,7 +15,7 @@ from attune.data.lint.personal import find_made_up, find_personal
 from attune.data.lint.placeholders import find_placeholder
 from attune.data.lint.quote import shorten
 from attune.data.lint.roles import find_empty_prompt, find_role_order
-from attune.data.lint.secrets import find_sample_key, find_secret
+from attune.data.lint.secrets import find_sample_key, find_secret, suspect
 from attune.data.lint.thresholds import DEFAULT, Thresholds
 from attune.data.lint.view import RowView
 from attune.types import Example
@@ -46,8 +46,9 @@ def lint_row(row: RowView, options: RowOptions) -> list[tuple[str, str]]:
     """
     text = text_of(row.example)
     raw = text.encode()
-    secret, personal = find_secret(text, raw, options.thresholds), find_personal(text, raw)
-    made_up = None if secret or personal else find_made_up(text, raw) or find_sample_key(text, raw)
+    keys = suspect(text, raw)
+    secret, personal = find_secret(text, raw, options.thresholds, keys), find_personal(text, raw)
+    made_up = None if secret or personal else find_made_up(text, raw) or find_sample_key(text, keys)
     seen = (
         ("template-in-content", _markup(row, text, options)),
         ("role-order", find_role_order(row.example.messages)),

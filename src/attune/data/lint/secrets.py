@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from typing import NamedTuple
 
 from attune.data.lint.thresholds import DEFAULT, Thresholds
 
@@ -65,14 +66,28 @@ _LEET = str.maketrans("@03$1", "aoesi")  # "p@ssw0rd" is a sample too
 _WORDS = re.compile(r"(?:\b|_)[A-Z]?[a-z]{2,}[+./_-][A-Z]?[a-z]{2,}(?![A-Z0-9])|^[a-z_]{3,}\.")
 
 
-def find_secret(text: str, raw: bytes, thresholds: Thresholds = DEFAULT) -> str | None:
-    """Return a key or password in a text, masked, with its kind; None if there is none. `raw` is the text as UTF-8."""
+class Suspicion(NamedTuple):
+    """A first look at a text: its runs of such characters as keys are made of, and which keys it may hold."""
+
+    runs: bytes
+    patterns: tuple[tuple[str, str, re.Pattern[str]], ...]
+
+
+def suspect(text: str, raw: bytes) -> Suspicion:
+    """Return a first look at a text for keys. `raw` is the text as UTF-8."""
     runs = raw.translate(_RUNS)
+    patterns = _PATTERNS if _SHORT_RUN in runs else _WITHOUT_RUN
+    return Suspicion(runs, tuple([known for known in patterns if known[1] in text]))
+
+
+def find_secret(text: str, raw: bytes, thresholds: Thresholds = DEFAULT, seen: Suspicion | None = None) -> str | None:
+    """Return a key or password in a text, masked, with its kind; None if there is none. `seen`: a first look at it."""
+    runs, patterns = seen or suspect(text, raw)
     if _SHORT_RUN not in runs:
         return None
     if _LONG_RUN in runs:
-        for kind, sign, pattern in _PATTERNS:
-            for found in pattern.finditer(text) if sign in text else ():
+        for kind, _, pattern in patterns:
+            for found in pattern.finditer(text):
                 if not _is_sample(kind, found):
                     return f"{kind}: {mask(found['value'] if 'value' in pattern.groupindex else found[0])}"
     if _names_secret(raw):
@@ -82,11 +97,10 @@ def find_secret(text: str, raw: bytes, thresholds: Thresholds = DEFAULT) -> str 
     return None
 
 
-def find_sample_key(text: str, raw: bytes) -> str | None:
+def find_sample_key(text: str, seen: Suspicion) -> str | None:
     """Return a key in a text that manuals and text books show, masked; None if there is none."""
-    patterns = _PATTERNS if _SHORT_RUN in raw.translate(_RUNS) else _WITHOUT_RUN
-    for kind, sign, pattern in patterns:
-        for found in pattern.finditer(text) if sign in text else ():
+    for kind, _, pattern in seen.patterns:
+        for found in pattern.finditer(text):
             if _is_sample(kind, found):
                 return f"{kind}: {mask(found['value'] if 'value' in pattern.groupindex else found[0])}"
     return None
