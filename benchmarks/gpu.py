@@ -165,7 +165,8 @@ def main() -> None:
     """Measure, keep every figure, print the tables."""
     arguments = parse_arguments()
     report = open_report(arguments)
-    report["versions"] |= versions(arguments)
+    if not arguments.only_peers or arguments.peers != "none":  # else only the page is written anew
+        report["versions"] |= versions(arguments)
     if "multiply" not in report:
         job = report["plan"] | {"kind": "multiply"}
         report["multiply"] = measure("benchmarks.gpu_attune", job, path=None, limit=arguments.limit)
