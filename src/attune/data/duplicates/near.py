@@ -24,6 +24,7 @@ from attune.data.duplicates.sketch import BANDS, find_candidates, sketch
 from attune.data.duplicates.words import Keys, Words, WordStore
 from attune.data.lint.catalog import Found
 from attune.data.lint.thresholds import DEFAULT, Thresholds
+from attune.data.processors import in_threads
 from attune.types import Place
 
 
@@ -142,27 +143,23 @@ def _sketch(
     words: Words, common: Common, rows: NDArray[np.int64], *, fewest: NDArray[np.int64], share: float = 0.0
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Return the bands of rows that have enough shingles of at most some share, and how many each row has."""
-    bands, counts = np.empty((BANDS, len(rows)), np.uint64), np.zeros(len(rows), np.int64)
-    done = sketched = 0
-    for chunk in _chunks(words, rows):
+
+    def of_chunk(piece: slice) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        chunk = rows[piece]
         positions, bounds = gather(row_spans(words, chunk))
         shingles = shingles_at(words, positions)
         telling = common.share_of(shingles) <= share
         number = np.repeat(np.arange(len(chunk)), np.diff(bounds))
         count = np.bincount(number[telling], minlength=len(chunk))
-        chosen = count >= fewest[done : done + len(chunk)]
-        sizes = count[chosen]
+        chosen = count >= fewest[piece]
         telling &= chosen[number]
-        sketch_bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
-        bands[:, sketched : sketched + len(sizes)] = sketch(shingles[telling], sketch_bounds)
-        counts[done : done + len(chunk)] = count
-        done, sketched = done + len(chunk), sketched + len(sizes)
-    return bands[:, :sketched], counts
+        sketch_bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(count[chosen])))
+        return sketch(shingles[telling], sketch_bounds), count
 
-
-def _chunks(words: Words, rows: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:
-    """Cut rows into stretches of about CHUNK_WORDS words."""
-    return (rows[piece] for piece in chunks_of(row_spans(words, rows)))
+    made = list(in_threads(of_chunk, list(chunks_of(row_spans(words, rows)))))
+    empty = (np.empty((BANDS, 0), np.uint64), np.zeros(0, np.int64))
+    bands, counts = zip(empty, *made, strict=True)
+    return np.concatenate(bands, axis=1), np.concatenate(counts)
 
 
 def _rounds(pairs: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:

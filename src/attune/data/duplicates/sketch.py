@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rensa import RMinHash
 
 from attune.data.duplicates.codes import sort_once
+from attune.data.processors import in_threads
 
 BANDS, BAND_SIZE = 25, 5  # two rows of Jaccard 0.7 share a band with probability 0.99, of 0.3 with 0.06
 SEED = 11
@@ -37,8 +38,9 @@ def find_candidates(bands: NDArray[np.uint64], rows: NDArray[np.int64]) -> NDArr
     In a large bucket, rows are put in the order of their next bands, so that those most alike are neighbours; then
     each is paired with the next few and with the first. The cost is linear in the rows.
     """
-    found = [np.zeros(0, np.uint64)]
-    for number, band in enumerate(bands):
+
+    def of_band(number: int) -> list[NDArray[np.uint64]]:
+        band, found = bands[number], []
         order = np.argsort(band, kind="stable")
         sizes, first = _runs(band[order])
         for size in range(2, LARGE_BUCKET + 1):
@@ -47,7 +49,10 @@ def find_candidates(bands: NDArray[np.uint64], rows: NDArray[np.int64]) -> NDArr
             found.append(_packed(rows[buckets[:, left].ravel()], rows[buckets[:, right].ravel()]))
         large = np.flatnonzero(sizes > LARGE_BUCKET)
         found += _neighbours(bands, rows, (order[first[at] : first[at] + sizes[at]] for at in large), number)
-    packed = sort_once(np.concatenate(found))
+        return found
+
+    found = chain.from_iterable(in_threads(of_band, range(len(bands))))
+    packed = sort_once(np.concatenate([np.zeros(0, np.uint64), *found]))
     return np.stack((packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)), axis=1).astype(np.int64)
 
 
