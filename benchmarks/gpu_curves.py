@@ -14,20 +14,24 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attune.bundled import starter_folder, tickets_folder
 from attune.config import Config
+from attune.model.fp8 import hold_in_fp8
+from attune.train import ready
 from attune.train.run import finetune
 
-LORA = {"adapter.kind": "lora", "precision": "bfloat16"}
+LORA = {"adapter.kind": "lora"}  # in bfloat16 on a GPU
 PLAIN = {"train.kernels": "plain", "train.compile": False, "attention": "exact", "data.share_prefixes": False}
 PAIRS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "fp8": (LORA, {**LORA, "train.fp8": True}),
     "kernels": (PLAIN, {}),
     "moments": ({"precision": "bfloat16"}, {"precision": "bfloat16", "train.optimizer": "adamw_8bit"}),
     "rounding": ({"precision": "bfloat16"}, {"precision": "bfloat16", "train.rounding": "stochastic"}),
+    "fused": ({**PLAIN, "precision": "float32"}, {**PLAIN, "precision": "float32", "train.kernels": "fused"}),
     "cpu": ({**PLAIN, "device": "cpu", "precision": "float32"}, {}),
 }
 TAIL = 20  # the last steps, whose mean loss is compared
@@ -102,7 +106,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the plain side, which make the noise")
     parser.add_argument("--out", type=Path, default=Path("gpu_curves.json"))
+    parser.add_argument("--simulate-fp8", action="store_true", help="on a device without 8-bit units, as its twin does")
     arguments = parser.parse_args()
+    if arguments.simulate_fp8:
+        vars(ready)["hold_in_fp8"] = partial(hold_in_fp8, simulate=True)
     if unknown := set(arguments.pairs.split(",")) - set(PAIRS):
         parser.error(f"--pairs: {', '.join(sorted(unknown))} unknown; there are {', '.join(PAIRS)}")
     found = {}
