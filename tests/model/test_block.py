@@ -121,19 +121,18 @@ def distance(mine: Learned, other: Learned) -> float:
     return worst
 
 
-@pytest.mark.parametrize("keeps", ["all", "inputs", "inputs elsewhere", "inputs of one"])
+@pytest.mark.parametrize("keeps", ["all", "inputs", "inputs elsewhere"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_layers_are_those_of_transformers(name: str, kind: str, keeps: str) -> None:
     """Whatever trains and whatever is kept for the backward pass, the learned positions named or to be found."""
-    wishes: dict[str, str | int] = {"all": "none", "inputs of one": 1}
     model = fuse(adapted(make_exact(name), kind))
-    enable_checkpointing(model, wishes.get(keeps, "full"), offload=keeps == "inputs elsewhere")
+    enable_checkpointing(model, "none" if keeps == "all" else "full", offload=keeps == "inputs elsewhere")
     for which in ("flat", "named") if keeps == "all" else ("named",):
         assert distance(learned_from(model, make_batch(which)), plain(name, kind, "flat")) < CLOSE
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[:2])
 @pytest.mark.parametrize("name", NAMES)
 def test_shared_beginnings(name: str, kind: str) -> None:
     """Documents whose keys lie elsewhere, with weights, kept whole or as inputs."""
@@ -198,8 +197,9 @@ def whole(grads: dict[str, Tensor]) -> Tensor:
     return torch.cat([grad.flatten() for grad in grads.values()])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("llama", "full"), ("mistral", "lora"), ("qwen2", "qlora"), ("qwen3", "lora")]
+)
 def test_answers_are_generated_as_ever(name: str, kind: str) -> None:
     """Calls without documents go through transformers' layers and their cache; afterwards the model trains on."""
     prompts = [[5, 9, 3, 30], [7, 8], [40, 3, 20, 19, 18, 44, 7]]

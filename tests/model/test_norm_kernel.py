@@ -151,17 +151,14 @@ def test_interpreted_kernels(kind: str, has_both: bool, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("+ eps)\n    if HAS_SCALES", ")\n    if HAS_SCALES"),
         ("tl.store(scales + row, scale)", "tl.store(scales + row, 1 / scale)"),
         ("normed.dtype.element_ty), mask=inside", "normed.dtype.element_ty), mask=column <= width"),
-        ("(values * scale * gain)", "(values * scale)"),
         ("tl.store(normed + row * stride", "tl.store(normed + row * width"),
         ("row = program + number * step", "row = program"),
         ("result = scale * (scaled - normed * mean)", "result = scale * scaled"),
         ("add + row * add_stride", "add + row * width"),
         ("tl.store(dx + row * stride", "tl.store(dx + row * width"),
         ("total += upper * normed", "total = upper * normed"),
-        ("total += upper * normed", "total += scaled * normed"),
     ],
 )
 def test_interpreted_mutant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:

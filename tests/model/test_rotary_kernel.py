@@ -137,12 +137,10 @@ def test_interpreted_kernels(dtype: torch.dtype, has_norms: bool) -> None:
     ("old", "new"),
     [
         ("(first * cos1 - second * sin1)", "(first * cos1 + second * sin1)"),
-        ("(second * cos2 + first * sin2)", "(second * cos2 + first * sin1)"),
+        ("back2 = upper2 * cos2 - upper1 * sin1", "back2 = upper2 * cos2 + upper1 * sin1"),
         ("tl.program_id(1) * HEADS", "tl.program_id(1)"),
         ("there & (head >= queries)", "there & (head > queries)"),
         ("target = out + row * out_stride + head", "target = out + row * out_stride + 0 * head"),
-        ("back1 = upper1 * cos1 + upper2 * sin2", "back1 = upper1 * cos1 + upper2 * sin1"),
-        ("back2 = upper2 * cos2 - upper1 * sin1", "back2 = upper2 * cos2 + upper1 * sin1"),
         ("base = d_query + row * query_row", "base = d_query + row * width"),
         ("gain = query if part == 0 else key", "gain = query"),
         ("before = 0 if part == 0 else queries", "before = 0"),
