@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +11,7 @@ from torch import Tensor
 
 from attune.model.kernels import adamw, is_interpreted
 from attune.model.kernels.adamw import Numbers, Slot, update_twin, widen
+from tests.model.interpreted import interpreted
 
 NUMBERS = Numbers(lr=1e-3, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
 SIZES = (77, 4096, 16_401)  # less than a block, a part of a program, one program and a rest
@@ -26,7 +23,6 @@ KINDS = [  # weight, gradient, bits, rounding
     (torch.bfloat16, torch.bfloat16, 8, "master"),
     (torch.bfloat16, torch.bfloat16, 8, "stochastic"),
 ]
-interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by test_the_kernel_does_what_its_twin_does")
 
 
 def make_slot(
@@ -147,21 +143,6 @@ def test_interpreted_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
     slot = replace(copy_of(before), low=torch.zeros(4096, dtype=torch.int16))
     adamw_triton.launch([slot], NUMBERS, factor=factor, finite=finite)
     assert worst(slot, before, factor) > 10
-
-
-def test_the_kernel_does_what_its_twin_does() -> None:
-    """Under Triton's interpreter, which must be asked for before Triton is imported: in a process of its own."""
-    pytest.importorskip("triton")
-    if is_interpreted():
-        pytest.skip("it runs in this very process")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    root = Path(__file__).resolve().parents[2]
-    ended = subprocess.run(
-        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stdout[-3000:]
-    assert "passed" in ended.stdout
-    assert "skipped" not in ended.stdout
 
 
 @pytest.mark.gpu

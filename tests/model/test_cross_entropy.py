@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,12 +15,11 @@ from torch import Tensor
 
 from attune.config import TrainConfig
 from attune.model.kernels import cross_entropy as real
-from attune.model.kernels import is_interpreted
 from attune.model.kernels.cross_entropy import LossOptions
+from tests.model.interpreted import interpreted
 
 KINDS: tuple[Literal["nll", "dft"], ...] = ("nll", "dft")
 OPTIONS = [LossOptions(*choice) for choice in itertools.product(KINDS, (0.0, 0.1), (0.0, 1e-2))]
-interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by the test of the kernel in a process of its own")
 
 
 def make_logits(rows: int, columns: int, dtype: torch.dtype, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,21 +146,6 @@ def test_interpreted_mutant(tmp_path: Path, old: str, new: str) -> None:
     module = mutant_of(tmp_path, old, new)
     module._BLOCK = 128  # type: ignore[attr-defined]
     assert not survives(module, torch.float32)
-
-
-def test_the_kernel_does_what_the_formula_says() -> None:
-    """Under Triton's interpreter, which must be asked for before Triton is imported: in a process of its own."""
-    pytest.importorskip("triton")
-    if is_interpreted():
-        pytest.skip("it runs in this very process")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    root = Path(__file__).resolve().parents[2]
-    ended = subprocess.run(
-        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stdout[-3000:]
-    assert "passed" in ended.stdout
-    assert "skipped" not in ended.stdout
 
 
 def test_without_gradients_the_logits_stay() -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,13 +13,13 @@ from attune.config import AdapterConfig
 from attune.errors import ConfigError, ModelError
 from attune.model.adapter import attach_adapter, trainable_weights
 from attune.model.fp8 import Fp8Linear, Fp8Store, Fp8Weight, TrainedFp8Store, check_fp8, gradient_type, hold_in_fp8
-from attune.model.kernels import fp8, is_interpreted
+from attune.model.kernels import fp8
 from attune.model.loss import loss_sums
 from attune.model.nf4 import quantise_linears
 from attune.model.stores import HeldLinear, fuse, store_of
+from tests.model.interpreted import interpreted
 from tests.tiny import flat_batch, make_model, make_rows
 
-interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by test_the_kernel_does_what_its_twin_does")
 TYPES = [torch.float8_e4m3fn, torch.float8_e5m2]
 
 
@@ -98,21 +94,6 @@ def test_interpreted_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
     want = fp8.quantise_twin(x, TYPES[0])[1]
     monkeypatch.setitem(fp8.LARGEST, TYPES[0], 240.0)
     assert not torch.equal(fp8.quantise(x, TYPES[0])[1], want)
-
-
-def test_the_kernel_does_what_its_twin_does() -> None:
-    """Under Triton's interpreter, which must be asked for before Triton is imported: in a process of its own."""
-    pytest.importorskip("triton")
-    if is_interpreted():
-        pytest.skip("it runs in this very process")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    root = Path(__file__).resolve().parents[2]
-    ended = subprocess.run(
-        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stdout[-3000:]
-    assert "passed" in ended.stdout
-    assert "skipped" not in ended.stdout
 
 
 def dequantised(x: torch.Tensor, dtype: torch.dtype, *, by_row: bool) -> torch.Tensor:

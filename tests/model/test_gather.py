@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -15,13 +12,11 @@ import torch
 from torch import Tensor
 
 from attune.model.kernels import gather as real
-from attune.model.kernels import is_interpreted
 from tests.model.flat import gathered, make_documents
+from tests.model.interpreted import as_twin, interpreted
 
 INDEX, ORDER, STARTS = gathered(make_documents([[0], [0, 1], [0, 2], [0, 1, 3], [0, 1, 4], [5]], [6, 3, 1, 4, 2, 5]))
 ROUNDING = {torch.float64: 1e-15, torch.float32: 2e-7, torch.bfloat16: 2**-7}  # of one value, relative
-interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by test_the_kernels_do_the_same")
-as_twin = pytest.mark.skipif(is_interpreted(), reason="kernels run in this process")
 
 
 def summed(grad: Tensor) -> Tensor:
@@ -122,21 +117,6 @@ def test_interpreted_mutant(tmp_path: Path, old: str, new: str) -> None:
     module = mutant_of(tmp_path, old, new)
     module._narrow = lambda: __import__("triton.language").language.bfloat16  # type: ignore[attr-defined]
     assert not survives(module)
-
-
-def test_the_kernels_do_the_same() -> None:
-    """Under Triton's interpreter, which must be asked for before Triton is imported: in a process of its own."""
-    pytest.importorskip("triton")
-    if is_interpreted():
-        pytest.skip("it runs in this very process")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    root = Path(__file__).resolve().parents[2]
-    ended = subprocess.run(
-        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stdout[-3000:]
-    assert "passed" in ended.stdout
-    assert "skipped" not in ended.stdout
 
 
 @as_twin

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from attune.errors import ModelError
-from attune.model.kernels import is_interpreted, nf4
+from attune.model.kernels import nf4
 from attune.model.loss import loss_sums
 from attune.model.nf4 import Nf4Store, Nf4Weight, Scratch, quantise_linears
 from attune.model.stores import HeldLinear, fuse, store_of
+from tests.model.interpreted import interpreted
 from tests.tiny import flat_batch, make_model, make_rows
-
-interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by test_the_kernels_do_what_their_twins_do")
 
 
 def normal(count: int, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -127,21 +122,6 @@ def test_interpreted_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nf4, "levels", lambda _: torch.tensor(nf4.LEVELS).flip(0))
     nf4.unpack(right, codes, grid, got)
     assert not torch.equal(got, want)
-
-
-def test_the_kernels_do_what_their_twins_do() -> None:
-    """Under Triton's interpreter, which must be asked for before Triton is imported: in a process of its own."""
-    pytest.importorskip("triton")
-    if is_interpreted():
-        pytest.skip("they run in this very process")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    root = Path(__file__).resolve().parents[2]
-    ended = subprocess.run(
-        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stdout[-3000:]
-    assert "passed" in ended.stdout
-    assert "skipped" not in ended.stdout
 
 
 def held(rows: int, columns: int, *, seed: int = 0, scratch: Scratch | None = None) -> HeldLinear:
