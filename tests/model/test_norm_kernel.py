@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from attune.model.kernels import is_interpreted
 from attune.model.kernels import norm as real
+from tests.model.interpreted import as_twin, interpreted
 from tests.model.mutants import mutant_of
 
 TRITON = "attune.model.kernels.norm_triton"
 EPS = 1e-3
-interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by test_the_kernels_do_what_the_formulas_say")
-as_twin = pytest.mark.skipif(is_interpreted(), reason="kernels run in this process")
 
 
 @dataclass(frozen=True)
@@ -167,22 +163,6 @@ def test_interpreted_mutant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old
     broken = mutant_of(importlib.import_module(TRITON), tmp_path, old=old, new=new)
     monkeypatch.setitem(sys.modules, TRITON, broken)
     assert not survives(real, "float32")
-
-
-@as_twin
-def test_the_kernels_do_what_the_formulas_say() -> None:
-    """Under Triton's interpreter, which must be asked for before Triton is imported: one process for three files."""
-    pytest.importorskip("triton")
-    here = Path(__file__)
-    files = [str(here.with_name(f"test_{name}_kernel.py")) for name in ("norm", "rotary", "swiglu")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", *files]
-    ended = subprocess.run(
-        command, cwd=here.parents[2], env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout[-3000:]
-    assert "passed" in ended.stdout
-    assert "skipped" not in ended.stdout
 
 
 @as_twin

@@ -11,16 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from attune.model.kernels import is_interpreted
 from attune.model.kernels import rotary as real
+from tests.model.interpreted import as_twin, interpreted
 from tests.model.mutants import mutant_of
 
 TRITON = "attune.model.kernels.rotary_triton"
 ROWS, EPS = 2, 1e-2
 SHAPES = [(9, 1, 6), (2, 2, 8), (4, 2, 2)]  # query heads, key heads, width: more heads than one program takes at once
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
-interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by the test of the norm's kernels")
-as_twin = pytest.mark.skipif(is_interpreted(), reason="kernels run in this process")
 
 
 def formula(

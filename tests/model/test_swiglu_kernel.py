@@ -11,15 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from attune.model.kernels import is_interpreted
 from attune.model.kernels import swiglu as real
+from tests.model.interpreted import as_twin, interpreted
 from tests.model.mutants import mutant_of
 
 TRITON = "attune.model.kernels.swiglu_triton"
 ROWS = 3
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
-interpreted = pytest.mark.skipif(not is_interpreted(), reason="run by the test of the norm's kernels")
-as_twin = pytest.mark.skipif(is_interpreted(), reason="kernels run in this process")
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
