@@ -245,7 +245,10 @@ def test_a_broken_gradient_of_adapters_is_found(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
 def test_compiled_layers_serve_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is compiled for the first batch serves a run of others, and their results are those of plain layers."""
+    """What is compiled for the first batches serves a run of others, and their results are those of plain layers.
+
+    Older torch compiles again for what it sees change in the second and third batch; newer torch does not.
+    """
     torch.compiler.reset()
     counter = CompileCounterWithBackend("eager")
     usual = nn.Module.compile
@@ -258,4 +261,5 @@ def test_compiled_layers_serve_all_batches(monkeypatch: pytest.MonkeyPatch) -> N
             torch.testing.assert_close(one, two)
         counts.append(counter.frame_count)
     assert counts[0] > 0
-    assert counts == [counts[0]] * 5
+    assert counts[1:] <= [2 * counts[0]] * 4
+    assert counts[2:] == [counts[2]] * 3
