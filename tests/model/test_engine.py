@@ -261,5 +261,5 @@ def test_compiled_layers_serve_all_batches(monkeypatch: pytest.MonkeyPatch) -> N
             torch.testing.assert_close(one, two)
         counts.append(counter.frame_count)
     assert counts[0] > 0
-    assert counts[1:] <= [2 * counts[0]] * 4
+    assert max(counts) <= 2 * counts[0]
     assert counts[2:] == [counts[2]] * 3
