@@ -22,7 +22,6 @@ from attune.model.projection import Projection
 from tests.tiny import flat_batch, make_model, make_rows
 
 FUSED = "fused layers: 2, proven equal to those of transformers"
-FEW, MANY = {"train.steps": COMPILE_FROM}, {"train.steps": COMPILE_FROM + 1}
 
 
 def wishes(**values: Any) -> Config:
@@ -135,51 +134,40 @@ def test_wishes_that_cannot_be_met(model: Callable[[], nn.Module], config: Confi
     assert not any(has_own_forward(part) for part in made.modules())
 
 
+def after(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what makes a function change its result."""
+    return lambda right: lambda *inputs, **options: change(right(*inputs, **options))
+
+
 def scaled(place: int, factor: float) -> Callable[[Any], Any]:
-    """Return what multiplies one part of a result."""
-    return lambda found: (*found[:place], found[place] * factor, *found[place + 1 :])
+    """Return what makes a function multiply one part of its result."""
+    return after(lambda found: (*found[:place], found[place] * factor, *found[place + 1 :]))
 
 
-def times(factor: float) -> Callable[[Any], Any]:
-    """Return what multiplies a result in its place."""
-    return lambda found: found.mul_(factor)
+def turned(right: Any) -> Any:
+    """Return the gradient of a rotation, turned the wrong way."""
+    return lambda grads, cos, sin, **options: right(grads, cos, -sin, **options)
 
 
-FAULTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {  # what is wrong: the function, its fault, where it shows
-    "a norm": ("rms_norm", lambda found: (found[0], found[1].mul_(1.01)), "its output"),
+FAULTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {  # the function, its fault, where that shows
+    "a norm": ("rms_norm", after(lambda found: (found[0], found[1].mul_(1.01))), "its output"),
     "the gradient of a norm": ("rms_norm_backward", scaled(0, 1.01), "the gradient of input"),
     "the gradient of a gain": ("rms_norm_backward", scaled(1, 0.5), "the gradient of input_layernorm.weight"),
     "queries": ("rotate", scaled(0, 1.1), "its output"),
-    "the gradient of queries": ("rotate_backward", lambda found: found, "the gradient of"),
-    "gate and up": ("swiglu", times(0.99), "its output"),
-    "the gradient of the product": ("swiglu_backward", scaled(0, 0.5), "the gradient of mlp.down_proj.weight"),
-    "attention": ("attend", lambda found: (found[0].mul_(1.02), found[1]), "its output"),
+    "the gradient of queries": ("rotate_backward", turned, "the gradient of"),
+    "gate and up": ("swiglu", after(lambda found: found.mul_(0.99)), "its output"),
+    "their product": ("swiglu_backward", after(lambda found: found * 0.5), "the gradient of mlp.down_proj.weight"),
+    "attention": ("attend", after(lambda found: (found[0].mul_(1.02), found[1])), "its output"),
     "the gradient of keys": ("attend_backward", scaled(1, -1.0), "the gradient of"),
 }
-
-
-def break_it(fault: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Put a fault into what the fused layers call; return where it shows."""
-    name, change, where = FAULTS[fault]
-    right = getattr(block, name)
-
-    def wrong(*inputs: Any, **options: Any) -> Any:
-        if fault == "the gradient of queries":  # turned the wrong way
-            return right(inputs[0], inputs[1], -inputs[2], **options)
-        if name == "swiglu_backward":
-            found = right(*inputs, **options)
-            return None if found is None else found * 0.5
-        return change(right(*inputs, **options))
-
-    monkeypatch.setattr(block, name, wrong)
-    return where
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.usefixtures("as_on_cuda")
 def test_a_broken_kernel_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself it takes the plain layers and says why, a wish for fused is an error; either way all is put back."""
-    where = break_it(fault, monkeypatch)
+    name, wrong, where = FAULTS[fault]
+    monkeypatch.setattr(block, name, wrong(getattr(block, name)))
     model, wanted = make_model(), learned_from(make_model())
     (note,) = tune_up(model, wishes())
     assert note.startswith(f"plain layers (layer 0 computed by fused kernels differs in {where}")
