@@ -22,7 +22,7 @@ EXACT, PER_ROW = "exact", "per_row"
 _NAMES = {EXACT: "attune_exact", VARLEN: "attune_varlen", FLASH4: "attune_fa4"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # if it were frozen, torch 2.11 would compile layers again for every number of them
 class Documents:
     """Where each document of a flat batch lies: offsets int32 [D + 1] on the device, lengths on the host.
 
