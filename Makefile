@@ -11,8 +11,9 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --co
 quickstart: $(VENV)/installed
 	$(BIN)/attune quickstart
 
+# One thread for each process: processes that share processors wait for each other's threads.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
