@@ -43,6 +43,23 @@ def test_with_values_checks_again() -> None:
         config.with_values({"train.steps": 0})
 
 
+@pytest.mark.parametrize(
+    ("settings", "way_out"),
+    [
+        ({"train.gradient_release": True}, r"--train\.clip 1e\+06"),
+        ({"train.compile": True, "train.offload": True}, r"Leave train\.compile or it off"),
+        ({"train.fp8": True, "adapter.kind": "qlora"}, r"adapter\.kind lora in place of qlora"),
+        ({"adapter.dropout": 1.0}, "less than 1"),
+        ({"train.label_smoothing": 1.0}, "less than 1"),
+        ({"train.beta1": 1.0, "train.beta2": 1.0}, "less than 1"),
+    ],
+)
+def test_wishes_that_exclude_each_other_are_refused_at_once(settings: dict[str, object], way_out: str) -> None:
+    """Before any data is read, with the way out."""
+    with pytest.raises(ValidationError, match=way_out):
+        Config().with_values(settings)
+
+
 def read_names() -> set[str]:
     """Return what the code outside the schema reads: attributes, with the name before them, and dotted strings."""
     names: set[str] = set()

@@ -108,7 +108,7 @@ def _parts(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[tuple[Any,
             yield from _parts(part, metadata)
     else:
         flat = [bound for item in metadata for bound in (item.metadata if isinstance(item, FieldInfo) else [item])]
-        yield annotation, {key: getattr(b, key) for b in flat for key in ("gt", "ge", "le") if hasattr(b, key)}
+        yield annotation, {key: getattr(b, key) for b in flat for key in ("gt", "ge", "le", "lt") if hasattr(b, key)}
 
 
 def kinds_of(field: FieldInfo) -> set[Any]:
@@ -134,6 +134,8 @@ def describe_kind(name: str) -> str:
                 noun += f" above {bounds['gt']}"
             elif "le" in bounds:
                 noun += f" from {bounds.get('ge')} to {bounds['le']}"
+            elif "lt" in bounds:
+                noun += f" from {bounds.get('ge')} to below {bounds['lt']}"
             elif "ge" in bounds:
                 noun += f" of {bounds['ge']} or more"
             words.append(noun)

@@ -9,7 +9,6 @@ import safetensors.torch
 import torch
 
 from attune.config import TrainConfig
-from attune.errors import ConfigError
 from attune.model.kernels import adamw
 from attune.model.kernels.adamw import widen
 from attune.model.loss import loss_sums
@@ -267,10 +266,3 @@ def test_a_released_gradient_that_is_not_finite_changes_nothing() -> None:
     (loss_sums(model, flat_batch(make_rows([9]))).loss * math.inf).backward()
     assert not math.isfinite(float(clip_and_step(optimizer, model.parameters(), 1e6)))
     assert all(torch.equal(weight, before[key]) for key, weight in model.named_parameters())
-
-
-def test_released_gradients_cannot_be_clipped() -> None:
-    """Both wishes together are refused, with the way out."""
-    with pytest.raises(ConfigError, match=r"--train\.clip 1e\+06") as caught:
-        build_optimizer(make_model(), TrainConfig(gradient_release=True))
-    assert len(str(caught.value).splitlines()) <= 6

@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attune.config import TrainConfig
-from attune.errors import ConfigError
+from attune.config import NO_CLIP, TrainConfig
 from attune.train.optimizers.guarded import RULES, Guarded
 from attune.train.optimizers.muon import hidden_matrices
 from attune.train.optimizers.weight import gradient_norm, start_state
 
-NO_CLIP = 1e6  # a train.clip from here on is none
 WSD_DECAY = 0.2  # the share of steps in which wsd falls to zero (Hu et al. 2024, arXiv 2404.06395, use 10-20 %)
 
 
@@ -45,9 +43,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig, *, seed: int = 0) -> 
     """Return the optimizer that `config` names, over the trainable weights; weight decay acts on matrices only.
 
     The learning rate is set anew at every step; `seed` is that of stochastic rounding.
-    Raises ConfigError when gradients are to be released and clipped.
     """
-    _check_release(config)
+    assert config.clip >= NO_CLIP or not config.gradient_release, "a Config does not clip gradients that are released"
     trains = [p for p in model.parameters() if p.requires_grad]
     betas = (config.beta1, config.beta2)
     simple = config.optimizer == "adamw" and not config.gradient_release
@@ -70,15 +67,6 @@ def _groups(weights: Sequence[nn.Parameter], config: TrainConfig, rule: str) -> 
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0, "rule": rule},
     ]
     return [group for group in groups if group["params"]]
-
-
-def _check_release(config: TrainConfig) -> None:
-    if config.gradient_release and config.clip < NO_CLIP:
-        raise ConfigError(
-            f"train.gradient_release: each weight is updated before the norm of all gradients is known, so they\n"
-            f"cannot be clipped (train.clip is {config.clip:g}).\n"
-            f"Switch clipping off with --train.clip {NO_CLIP:g}, or leave train.gradient_release off."
-        )
 
 
 def state_bytes(model: nn.Module, config: TrainConfig) -> int:

@@ -8,11 +8,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from attune.config import Config
-from attune.errors import ConfigError
 from attune.model.adapter import attach_adapter
 from attune.model.checkpointing import decoder_layers, enable_checkpointing
 from attune.model.engine import tune_up
-from attune.model.fp8 import hold_in_fp8
+from attune.model.fp8 import HeldInFp8, hold_in_fp8
 from attune.train.metrics import FlosCounter
 
 
@@ -30,18 +29,19 @@ def make_ready(loaded: PreTrainedModel, config: Config, *, base: str) -> Ready:
 
     Raises: ConfigError or ModelError when a wish cannot be met.
     """
-    if config.train.fp8:
-        hold_in_fp8(loaded, is_frozen=config.adapter.kind != "full")
+    told = [_told(hold_in_fp8(loaded, is_frozen=config.adapter.kind != "full"))] if config.train.fp8 else []
     model = attach_adapter(loaded, config.adapter, seed=config.seed, base=base)
     flos = FlosCounter.of(model)
     train = config.train
-    if train.compile is True and train.offload:
-        raise ConfigError(
-            "train.offload: compiled layers cannot keep their inputs in host memory.\nLeave train.compile or it off."
-        )
-    notes = [*tune_up(model, config)]
+    notes = [*told, *tune_up(model, config)]
     again = enable_checkpointing(model, train.checkpointing, offload=train.offload)
     if again:
         kept = "their inputs are kept in host memory" if train.offload else "their inputs are kept"
         notes.append(f"{again} of {len(decoder_layers(model))} layers are computed again in the backward pass; {kept}")
     return Ready(model, flos, tuple(notes))
+
+
+def _told(held: HeldInFp8) -> str:
+    """Say how many layers multiply in 8 bits, and which do not."""
+    names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in held.left_out))
+    return f"products in 8 bits: {held.layers} layers" + (f", not those of {names}" if names else "")
