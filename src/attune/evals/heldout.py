@@ -13,7 +13,7 @@ from torch import nn
 from attune.data.batch import on_device, to_batch
 from attune.data.corpus import Corpus
 from attune.data.layout import lay_out
-from attune.model.loss import token_losses
+from attune.model.loss import PLAIN, LossOptions, token_losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,11 @@ def measure(
     micro_tokens: int,
     device: torch.device | str = "cpu",
     precision: str = "float32",
+    loss: LossOptions = PLAIN,
 ) -> Measured:
     """Return the loss of `model` on every row of `corpus`; the model is left in the mode it came in.
 
+    `loss` says which kernel computes it; what is measured is the plain loss.
     Sums are float64 per row, so the result does not depend on how rows are batched beyond the arithmetic of one row.
     """
     device = torch.device(device)
@@ -71,7 +73,7 @@ def measure(
         rows = np.asarray(part)
         batch = on_device(to_batch(corpus, part), device)
         with arithmetic(precision, device):
-            losses, is_right, positions = token_losses(model, batch)
+            losses, is_right, positions = token_losses(model, batch, loss)
         document = np.searchsorted(np.cumsum(batch.lengths), positions.cpu().numpy(), side="right")
         sums += np.bincount(rows[document], weights=losses.double().cpu().numpy(), minlength=corpus.num_rows)
         counts += np.bincount(rows[document], minlength=corpus.num_rows)

@@ -77,11 +77,13 @@ def logits_loss(logits: Tensor, task: HeadTask) -> tuple[Tensor, Tensor, Tensor]
 
 
 @torch.no_grad()
-def row_losses(hidden: Tensor, head: nn.Linear, targets: Tensor, *, softcap: float | None) -> RowLosses:
+def row_losses(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, *, softcap: float | None, options: LossOptions = _PLAIN
+) -> RowLosses:
     """Return the loss of each row of `hidden` [N, H] by itself, without gradients."""
     operands = _in_one_type(hidden, head.weight, head.bias)
     with torch.autocast(hidden.device.type, enabled=False):
-        return _by_chunk(operands, HeadTask(targets, softcap=softcap), _Gradients())
+        return _by_chunk(operands, HeadTask(targets, softcap=softcap, options=options), _Gradients())
 
 
 class _FusedLoss(torch.autograd.Function):

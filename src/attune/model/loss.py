@@ -43,17 +43,18 @@ class LossSums:
 
 
 @torch.no_grad()
-def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def token_losses(model: nn.Module, batch: Batch, options: LossOptions = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
     """Return for each learned token its loss in nats, whether it was ranked first, and its position in the batch.
 
-    Losses are float32 (float64 for a float64 model), [learned], and not differentiable.
+    Losses are float32 (float64 for a float64 model), [learned], not differentiable, and plain whatever `options` says:
+    it only tells which kernel may compute them.
     """
     if has_plain_head(model):
         hidden, learned, targets, _ = _learned_hidden(model, batch)
-        rows = row_losses(hidden, head_of(model), targets, softcap=softcap_of(model))
+        rows = row_losses(hidden, head_of(model), targets, softcap=softcap_of(model), options=options)
     else:
         learned, targets, _ = _learned(batch)
-        rows = cross_entropy(_logits_at(model, batch, learned), targets, None, PLAIN, gradients=False)
+        rows = cross_entropy(_logits_at(model, batch, learned), targets, None, options, gradients=False)
     return rows.nll, rows.correct > 0, learned
 
 

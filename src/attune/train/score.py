@@ -18,6 +18,7 @@ from attune.data.stream import shuffled
 from attune.errors import DataError
 from attune.evals.heldout import measure
 from attune.model.folder import count_parameters, locate
+from attune.model.loss import LossOptions
 from attune.train.defaults import Facts, resolve, stream_of
 from attune.train.session import Session
 from attune.types import Finding
@@ -86,6 +87,7 @@ def _scored_by_halves(prepared: Prepared, config: Config) -> tuple[NDArray[np.fl
                 micro_tokens=int(session.config.train.micro_tokens),
                 device=session.world.device,
                 precision=session.config.precision,
+                loss=LossOptions.of(session.config.train),
             ).row_loss
     return after_prompt, alone
 
