@@ -18,8 +18,7 @@ FACTS = Facts(
 )
 
 ELSEWHERE = {  # the template's own word, what preparation has settled before, and what the loaded model settles
-    "data.template", "data.cache", "data.workers", "data.share_prefixes", "train.checkpointing", "train.kernels",
-    "train.compile",
+    "data.template", "data.cache", "data.workers", "data.share_prefixes", "train.kernels", "train.compile",
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from attune.data.prepare import prepare
 from attune.errors import ConfigError
 from attune.model.checkpointing import decoder_layers
 from attune.model.folder import locate, model_length
-from attune.model.loss import loss_sums
+from attune.model.loss import LossOptions, loss_sums, token_losses
 from attune.record import RunFolder
 from attune.train.checkpoint import find_newest
-from attune.train.run import finetune, resume
+from attune.train.defaults import MICRO_TOKENS
+from attune.train.run import finetune, gather, resume
 from attune.train.session import Session
 from attune.world import World
 from tests.tiny import write_model_folder
@@ -119,16 +121,95 @@ def test_checkpointing_changes_only_memory(config: Config, settings: dict[str, A
     same(session, trained(config)[0])
 
 
+RELEASE = {"train.gradient_release": True, "train.clip": 1e6}
+
+
 def test_released_gradients_need_one_micro_batch(config: Config) -> None:
     """A step in several micro-batches is refused with the number that would do; nothing was trained."""
-    config = config.with_values({"data.share_prefixes": False, "train.micro_tokens": 128})
-    session = open_session(config)
-    session.config = config.with_values({"train.gradient_release": True})
+    session = open_session(config.with_values({**RELEASE, "data.share_prefixes": False, "train.micro_tokens": 128}))
     with pytest.raises(
         ConfigError, match=r"train\.gradient_release: .* this one is 4\.\nSet train\.micro_tokens to \d+"
     ):
         next(session.train())
     assert session.progress.step == 0
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_steps_in_pieces_are_refused_before_the_first(config: Config, share: bool) -> None:
+    """With released gradients every step is looked at, as it will lie; what is named does, and auto is enough."""
+    config = config.with_values({**RELEASE, "data.share_prefixes": share, "train.micro_tokens": 128})
+    with pytest.raises(ConfigError, match=r"step \d would be \d\.\nSet train\.micro_tokens to auto") as caught:
+        finetune(config)
+    assert not Path(config.out).exists()
+    (enough,) = re.findall(r"or to (\d+) or more", str(caught.value))
+    for tokens in (int(enough), int(enough) - 1) if share else (int(enough),):
+        changed = config.with_values({"train.micro_tokens": tokens, "out": f"{config.out}-{tokens}"})
+        assert finetune(changed).result["steps"] == STEPS
+
+
+def test_auto_holds_the_largest_step_where_gradients_are_released(config: Config) -> None:
+    """However many tokens that are; elsewhere the default stays."""
+    wish = {"train.micro_tokens": "auto", "data.share_prefixes": False, "train.batch_rows": 12}
+    usual = gather(config.with_values(wish), lambda *_: None).config.train.micro_tokens
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MICRO_TOKENS, "cpu", 64)
+        inputs = gather(config.with_values({**wish, **RELEASE}), lambda *_: None)
+    assert usual == MICRO_TOKENS["cpu"]
+    assert inputs.config.train.micro_tokens == inputs.prepared.train.lengths.sum()
+    assert "in one piece" in inputs.resolved["train.micro_tokens"][1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ({"train.rounding": "stochastic"}, r"rounding stochastic changes nothing here"),
+        ({"train.micro_tokens": 64, "data.share_prefixes": True}, r"no beginnings are shared: .* of step 1"),
+        (
+            {"adapter.kind": "lora", "adapter.dropout": 0.1},
+            r"without dropout \(.* = 0\.1\) shared beginnings would save \d\d%",
+        ),
+    ],
+)
+def test_a_setting_without_effect_is_told(config: Config, settings: dict[str, Any], note: str) -> None:
+    """Nothing that was wished for, or that auto would do, is left out in silence."""
+    session, _ = trained(config, **{key.replace(".", "__"): value for key, value in settings.items()})
+    assert any(re.search(note, text) for text in session.take_notes())
+    assert not any(re.search(note, text) for text in trained(config)[0].take_notes())
+
+
+def test_plain_kernels_are_plain_in_validation_too(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of held-out rows is asked for with the run's own kernels."""
+    seen: list[LossOptions] = []
+
+    def watched(model: Any, batch: Any, options: LossOptions) -> Any:
+        seen.append(options)
+        return token_losses(model, batch, options)
+
+    monkeypatch.setattr("attune.evals.heldout.token_losses", watched)
+    for kernels in ("plain", "auto"):
+        open_session(config.with_values({"data.valid_share": 0.2, "train.kernels": kernels})).validate()
+    assert [options.fused for options in seen] == [False, True]
+
+
+def test_the_manifest_says_what_computed(config: Config) -> None:
+    """Kernels, layers computed again and sharing are those of the run, and a resumed run notes what differs."""
+
+    def stop(kind: str, payload: Any) -> None:
+        if kind == "saved":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config.with_values({"train.checkpointing": 1}), on_event=stop)
+    run = RunFolder.open(config.out)
+    manifest = run.read_json("manifest.json")
+    (kernel,) = manifest["kernels"]
+    assert kernel.startswith("1 of 2 layers are computed again")
+    assert manifest["shares_prefixes"] is True
+    run.write_json("manifest.json", {**manifest, "kernels": ["others"], "shares_prefixes": False})
+    notes: list[str] = []
+    resume(config.out, on_event=lambda kind, payload: notes.append(str(payload)) if kind == "note" else None)
+    assert any(note.startswith("kernels was ['others'], is ['1 of 2 layers") for note in notes)
+    assert any(note.startswith("shares_prefixes was False, is True") for note in notes)
 
 
 def test_memory_that_ran_out_is_told_and_remembered(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,8 @@ def evaluate(
     )
     if task.questions:
         tell("note", f"answers of at most {task.max_new_tokens} tokens: {task.max_new_tokens_reason}")
+    if bits := bits_in_training(config):
+        tell("note", f"the base model has its full weights here; in training and its validation it had {bits} bits")
     machine = _machine(config, device)
     outcomes = {}
     for system, model in _models(folder.path / "model", base, config, machine):
@@ -140,6 +142,13 @@ def _machine(config: Config, device: str) -> Machine:
     precision = str(config.precision) if is_same else "float32" if chosen == "cpu" else "bfloat16"
     micro = config.train.micro_tokens
     return Machine(chosen, precision, MICRO_TOKENS if micro == "auto" else micro)
+
+
+def bits_in_training(config: Config) -> int:
+    """Return the bits in which a run held the frozen base of its adapter, 0 where it was not quantised."""
+    if config.adapter.kind == "qlora":
+        return 4
+    return 8 if config.train.fp8 and config.adapter.kind == "lora" else 0
 
 
 def _models(tuned_folder: Path, base: Path, config: Config, machine: Machine) -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,8 @@ _MANIFEST = (
     "precision",
     "attention",
     "attention_reason",
+    "kernels",
+    "shares_prefixes",
     "seed",
     "threads",
     "world_size",
@@ -152,7 +154,13 @@ def machine(facts: Facts) -> list[tuple[str, str]]:
         known.append(("Chat template", f"{template.get('name')}, SHA-256 {template.get('sha256')}"))
     known += [(name.replace("_", " ").capitalize(), manifest.get(name)) for name in _MANIFEST]
     known += [("attune", manifest.get("attune")), *mapping(manifest.get("versions")).items()]
-    return [(str(name), str(value)) for name, value in known if value is not None]
+    return [(str(name), _in_words(value)) for name, value in known if value not in (None, [])]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _file(one: Record) -> str:

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attune.config import Config
 from attune.data.corpus import Corpus
 from attune.data.stream import Stream
@@ -13,6 +16,7 @@ from attune.data.stream import Stream
 Resolved = dict[str, tuple[Any, str]]
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
+MOST_STEPS = 20_000  # of a run that are looked at one by one
 _DIVISIONS = 10  # validations and printed lines in a run
 
 
@@ -27,6 +31,7 @@ class Facts:
     has_valid: bool
     max_length: int
     max_length_reason: str
+    largest_step: int = 0  # tokens of the largest step, where one micro-batch must hold it
 
 
 def learning_rate_for(kind: str, parameters: int) -> float:
@@ -72,7 +77,11 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
         learning_rate_for(kind, facts.parameters),
         f"{kind}, {facts.parameters / 1e6:,.1f} M parameters",
     )
-    settle("train.micro_tokens", MICRO_TOKENS[device], f"fits most models on {device}; never changes the result")
+    if facts.largest_step > MICRO_TOKENS[device]:
+        settle("train.micro_tokens", facts.largest_step, "the largest step, which gradient release needs in one piece")
+    else:
+        settle("train.micro_tokens", MICRO_TOKENS[device], f"fits most models on {device}; never changes the result")
+    settle("train.checkpointing", "none", "fastest; `attune plan` says whether it fits")
     every = max(1, math.ceil(steps / _DIVISIONS))
     valid_every = settle(
         "valid.every",
@@ -82,6 +91,12 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
     settle("checkpoint.every", valid_every, "at each validation")
     settle("log.every", every, f"about {_DIVISIONS} lines in {steps} steps")
     return config.with_values({key: value for key, (value, _) in found.items()}), found
+
+
+def step_tokens(stream: Stream, steps: int) -> NDArray[np.int64]:
+    """Return the tokens of the rows of each step, int64 [steps]; of a very long run those of the first steps."""
+    looked = range(1, min(steps, MOST_STEPS) + 1)
+    return np.array([stream.lengths[stream.rows(step)].sum() for step in looked], dtype=np.int64)
 
 
 def stream_of(corpus: Corpus, config: Config) -> Stream:

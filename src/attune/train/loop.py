@@ -125,5 +125,5 @@ def _not_finite(step: Step, loss: float, norm: float, *, done: str) -> str:
     return (
         f"step {step.number}: loss {loss}, gradient norm {norm}; {done}.\n"
         f"Rows of this step: {', '.join(places[:4])}{' and others' if len(places) > 4 else ''}.\n"
-        "Lower train.learning_rate or train.clip, or use --precision float32; the last checkpoint is intact."
+        "Lower train.learning_rate, or use --precision float32 if it is another; checkpoints are intact."
     )

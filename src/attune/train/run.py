@@ -20,7 +20,7 @@ from attune.errors import CheckpointError, ConfigError, Interrupted, OutOfMemory
 from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
 from attune.record import RunFolder, plain
 from attune.train.data_files import fingerprints, free_folder, refuse_changes
-from attune.train.defaults import Facts, Resolved, resolve, stream_of
+from attune.train.defaults import Facts, Resolved, resolve, step_tokens, stream_of
 from attune.train.stop import EXIT_CODES, StopRequest
 
 if TYPE_CHECKING:  # torch and transformers are imported only after the data were found good
@@ -66,15 +66,18 @@ def gather(config: Config, tell: Listener) -> Inputs:
         tell("note", note)
     from attune.world import resolve_device
 
-    stream = stream_of(prepared.train, config)
+    stream, steps = stream_of(prepared.train, config), config.train.steps
+    in_epochs = stream.steps_in(config.train.epochs)
+    releases = config.train.gradient_release
     facts = Facts(
         parameters=count_parameters(base),
         device=resolve_device(config.device),
-        steps=stream.steps_in(config.train.epochs),
+        steps=in_epochs,
         steps_per_epoch=stream.steps_per_epoch(0),
         has_valid=prepared.valid is not None,
         max_length=prepared.max_length,
         max_length_reason=prepared.max_length_reason,
+        largest_step=int(step_tokens(stream, in_epochs if steps == "auto" else steps).max()) if releases else 0,
     )
     config, resolved = resolve(config, facts)
     tell("resolved", resolved)
@@ -128,10 +131,12 @@ def resume(path: str | Path, *, on_event: Listener | None = None) -> Run:
 
 def _start(inputs: Inputs, tell: Listener) -> Session:
     """Load the model and everything that lives on the device."""
+    from attune.train.release import refuse_pieces
     from attune.train.session import Session
     from attune.world import open_world
 
     session = Session(inputs.config, inputs.prepared, base=inputs.base, world=open_world(str(inputs.config.device)))
+    refuse_pieces(inputs.config, session.corpus, session.stream, share=session.shares)
     size = session.parameters
     attention = session.attention
     tell(
@@ -292,6 +297,8 @@ def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str)
             "precision": config.precision,
             "attention": session.attention.name,
             "attention_reason": session.attention.reason,
+            "kernels": list(session.kernels),
+            "shares_prefixes": session.shares,
             "resolved": {key: {"value": value, "reason": reason} for key, (value, reason) in inputs.resolved.items()},
             **peek_environment(session.world),
         },
@@ -310,9 +317,13 @@ def _note_differences(run: RunFolder, manifest: Mapping[str, Any], session: Sess
     """Say before the first step when the machine differs in something the bits depend on."""
     from attune.train.session import peek_environment
 
-    now = peek_environment(session.world) | {"attention": session.attention.name}
+    now = peek_environment(session.world) | {
+        "attention": session.attention.name,
+        "kernels": list(session.kernels),
+        "shares_prefixes": session.shares,
+    }
     for name, value in now.items():
-        if manifest.get(name) != value:
+        if name in manifest and manifest[name] != value:
             text = f"{name} was {manifest.get(name)}, is {value}: the run goes on, but not in the same bits."
             run.event("note", text)
             tell("note", text)

@@ -76,10 +76,13 @@ class Session:
             ready = make_ready(loaded, config, base=full_name(config.model))
         self.attention: AttentionChoice = attention_choice(loaded)
         self.model: nn.Module = ready.model
+        self.kernels = ready.notes
         self._notes.extend(ready.notes)
         self.shares = shares_prefixes(self.model, config, attention=self.attention.name)
         self.parameters = count(self.model)
         self.optimizer = build_optimizer(self.model, config.train, seed=config.seed)
+        if config.train.rounding == "stochastic" and not _trains_16_bits(self.model):
+            self._notes.append("train.rounding stochastic changes nothing here: no weight that trains is bfloat16")
         self.stream = stream_of(self.corpus, config)
         self.meter = Meter(ready.flos, device=world.device)
         self.room = Room(
@@ -114,10 +117,23 @@ class Session:
             rows = self.stream.rows(number)
             micro_tokens = self.room.micro_tokens
             batches = self._lay_out(rows, micro_tokens)
-            if number == first and (saved := saving(batches)) >= LEAST_SAVING:
-                self._notes.append(f"shared beginnings save {saved:.0%} of the tokens of step {number}")
+            if number == first and (note := self._sharing_note(rows, saving(batches))):
+                self._notes.append(f"{note} of step {number}")
             places, relay = partial(self._places, rows), partial(self._lay_out, rows)
             yield Step(number, self.stream.epoch(number), batches, places, relay, micro_tokens)
+
+    def _sharing_note(self, rows: NDArray[np.int64], saved: float) -> str:
+        """Say what sharing saves in a step, why it saves nothing though asked for, or what dropout makes it cost."""
+        if saved >= LEAST_SAVING:
+            return f"shared beginnings save {saved:.0%} of the tokens"
+        wish = self.config.data.share_prefixes
+        if wish is True:
+            return "no beginnings are shared: too short, or each row alone fits train.micro_tokens, in the rows"
+        if wish == "auto" and not self.shares and (drops := dropout_in(self.model)):
+            batches = step_batches(self.corpus, rows, self.room.micro_tokens, share=True)
+            if (lost := saving(batches)) >= LEAST_SAVING:
+                return f"without dropout ({drops}) shared beginnings would save {lost:.0%} of the tokens"
+        return ""
 
     def _lay_out(self, rows: NDArray[np.int64], micro_tokens: int) -> tuple[Batch, ...]:
         """Return the micro-batches of a step's rows.
@@ -172,6 +188,7 @@ class Session:
                 micro_tokens=self.room.micro_tokens,
                 device=self.world.device,
                 precision=self.config.precision,
+                loss=LossOptions.of(self.config.train),
             )
         record = ValidRecord(
             step=self.progress.step,
@@ -238,6 +255,10 @@ def shares_prefixes(model: nn.Module, config: Config, *, attention: str) -> bool
     if obstacle and wish is True:
         raise ConfigError(f"data.share_prefixes: {obstacle}.\nSet it to auto or false, or dropout to 0.")
     return not obstacle
+
+
+def _trains_16_bits(model: nn.Module) -> bool:
+    return any(weight.requires_grad and weight.dtype == torch.bfloat16 for weight in model.parameters())
 
 
 def peek_environment(world: World) -> dict[str, Any]:
