@@ -231,6 +231,24 @@ def test_what_cannot_fit_is_not_tried_and_says_what_could(config: Config, monkey
 
 
 def test_faults_of_the_child_are_those_of_training(config: Config) -> None:
-    """A wish that cannot be met is told as training tells it."""
-    with pytest.raises((ModelError, ConfigError)):
-        plan(config.with_values({"attention": "varlen"}))
+    """A wish that only the loaded model can refuse is told as training tells it."""
+    with pytest.raises(ConfigError, match=r"train\.kernels: fused layers cannot run here"):
+        plan(config.with_values({"train.kernels": "fused"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"attention": "varlen"}, ModelError),
+        ({"train.fp8": True}, ModelError),
+        ({"train.checkpointing": 3}, ConfigError),
+        ({"train.gradient_release": True, "train.clip": 1e6, "train.micro_tokens": 128}, ConfigError),
+    ],
+)
+def test_what_training_refuses_is_not_planned(
+    config: Config, settings: dict[str, Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wishes that device, model or rows cannot meet are errors without a measurement too."""
+    monkeypatch.setattr(measuring, "measure", None)
+    with pytest.raises(error, match=str(next(iter(settings)))):
+        plan(config.with_values(settings), measuring=False)

@@ -25,6 +25,14 @@ def spread(count: int, layers: int) -> tuple[int, ...]:
     return tuple(number * layers // count for number in range(count))
 
 
+def number_of(wish: str | int, *, layers: int) -> int:
+    """Return how many of `layers` layers a train.checkpointing means. Raises: ConfigError when it asks for more."""
+    count = {"none": 0, "auto": 0, "full": layers}[wish] if isinstance(wish, str) else wish
+    if count > layers > 0:
+        raise ConfigError(f"train.checkpointing: {count}, but the model has {layers} layers. Use full for all.")
+    return count
+
+
 def enable_checkpointing(model: nn.Module, wish: str | int, *, offload: bool = False) -> int:
     """Make some layers of `model` compute their activations again instead of storing them; return how many.
 
@@ -35,14 +43,12 @@ def enable_checkpointing(model: nn.Module, wish: str | int, *, offload: bool = F
     Source: Chen et al. 2016, arXiv 1604.06174.
     """
     layers = decoder_layers(model)
-    count = {"none": 0, "auto": 0, "full": len(layers)}[wish] if isinstance(wish, str) else wish
+    count = number_of(wish, layers=len(layers))
     if wish not in ("none", "auto") and not layers:
         raise ConfigError(
             f"train.checkpointing: {wish}, but {type(model).__name__} has no layers that can be computed again.\n"
             "Use train.checkpointing none, and a smaller train.micro_tokens if memory is short."
         )
-    if count > len(layers):
-        raise ConfigError(f"train.checkpointing: {count}, but the model has {len(layers)} layers. Use full for all.")
     if offload and not count:
         raise ConfigError(
             "train.offload: only what checkpointed layers store is kept in host memory, and none is checkpointed.\n"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attune.config import Config
 from attune.data.corpus import Corpus
 from attune.data.stream import Stream
-from attune.train.defaults import stream_of
+from attune.train.defaults import MOST_STEPS, stream_of
 from attune.train.run import Inputs, Listener, gather
 
 if TYPE_CHECKING:  # torch and transformers are imported only after the data were found good
@@ -28,7 +28,6 @@ GRAIN = 256  # micro_tokens are chosen in such steps
 LARGEST = {"cpu": 4096, "cuda": 32768}  # more tokens at once bring no more speed
 COMFORT = {"cpu": 512, "cuda": 8192}  # with fewer tokens at once, computing layers again is the lesser loss
 USUAL_STEPS = 3  # that are timed
-MOST_STEPS = 20_000  # of a run that are looked at one by one
 RELIEF: dict[str, tuple[dict[str, Any], ...]] = {  # what a run that does not fit could change, mildest first
     "cpu": ({"train.optimizer": "adamw_8bit"}, {"adapter.kind": "lora"}),
     "cuda": (
@@ -127,12 +126,26 @@ def plan(config: Config, *, measuring: bool = True, on_event: Listener | None = 
     from attune.train.measure import free_bytes
 
     work = survey_work(inputs)
+    _refuse_what_training_refuses(inputs, work)
     free = free_bytes(str(inputs.config.device))
     expected = footprint(inputs.base, inputs.config)
     bounds = bounds_of(config, inputs, work, layers=expected.stored.layers)
     plan_of = _Plan(inputs, work, expected, bounds, free)
     choice, measured = plan_of.settle(tell, measuring=measuring)
     return plan_of.document(choice, measured)
+
+
+def _refuse_what_training_refuses(inputs: Inputs, work: Work) -> None:
+    """Raise the ConfigError or ModelError of wishes that this device or these rows cannot meet."""
+    import torch
+
+    from attune.model.fp8 import check_fp8
+    from attune.train.release import refuse_pieces
+
+    config = inputs.config
+    if config.train.fp8:
+        check_fp8(torch.device(str(config.device)))
+    refuse_pieces(config, work.corpus, work.stream, share=config.data.share_prefixes is not False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +177,10 @@ def bounds_of(wished: Config, inputs: Inputs, work: Work, *, layers: int) -> Bou
         tokens = (train.micro_tokens,) * 3
     if train.checkpointing == "auto":
         return Bounds(*tokens, int(train.offload), layers)  # only what checkpointed layers store is offloaded
-    wish = {"none": 0, "full": layers}.get(str(train.checkpointing), train.checkpointing)
-    return Bounds(*tokens, int(wish), int(wish))
+    from attune.model.checkpointing import number_of
+
+    wish = number_of(train.checkpointing, layers=layers)
+    return Bounds(*tokens, wish, wish)
 
 
 def choose(bounds: Bounds, fits: Callable[[Choice], bool]) -> Choice:
@@ -248,7 +263,7 @@ class _Plan:
 
         work, config = self.work, self.inputs.config.with_values(_settings(choice))
         worst = work.order[work.fill(choice.micro_tokens)]
-        if work.largest > choice.micro_tokens:
+        if work.largest > choice.micro_tokens and not config.train.gradient_release:
             worst = np.concatenate([worst, worst])  # two micro-batches: gradients are there at the second
         usual = [work.stream.rows(step) for step in range(1, min(work.steps, USUAL_STEPS) + 1)]
         # the optimizer's state is made at the end of the first step; on cuda, kernels are made for new sizes
@@ -319,6 +334,8 @@ class _Plan:
 
         config = self.inputs.config
         for settings in RELIEF[config.device]:
+            if config.train.fp8 and settings.get("adapter.kind") == "qlora":
+                continue
             changed = config.with_values(settings)
             if changed == config or (
                 config.adapter.kind != "full" and changed.adapter.kind in (config.adapter.kind, "lora")

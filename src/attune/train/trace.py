@@ -44,7 +44,7 @@ class Stored:
 def imagine_model(base: Path, config: Config) -> nn.Module:
     """Return the model of a folder as training would hold it, with its adapter, but on the meta device: no numbers.
 
-    Raises: ModelError when transformers does not know it.
+    Raises: ModelError when transformers does not know it, or the attention that is asked for cannot run.
     """
     try:
         settings = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=config.trust_remote_code)
@@ -55,7 +55,11 @@ def imagine_model(base: Path, config: Config) -> nn.Module:
     except (ValueError, OSError, KeyError, ImportError) as error:
         first = " ".join(str(error).split())[:300]
         raise ModelError(f"{base}: transformers cannot build it: {first}") from error
-    choice = choose_attention(EXACT, device="cpu", dtype=torch.float32, model_class=type(model), config=model.config)
+    wish = EXACT if config.attention == "auto" else config.attention
+    dtype = torch.bfloat16 if config.precision == "mixed" else DTYPES[config.precision]
+    choice = choose_attention(
+        wish, device=str(config.device), dtype=dtype, model_class=type(model), config=model.config
+    )
     if choice.name != PER_ROW:
         model.set_attn_implementation(ATTENTION)
     kind = "full" if config.adapter.kind == "full" else "lora"
