@@ -17,9 +17,10 @@ from attune.errors import ConfigError, ModelError
 from attune.train.estimate import Footprint, Head, Load, footprint
 from attune.train.measure import Measured
 from attune.train.metrics import FlosCounter
-from attune.train.plan import Bounds, Choice, choose, plan, survey_work
+from attune.train.plan import Bounds, Choice, choose, plan
 from attune.train.run import gather
 from attune.train.trace import Stored, imagine_model
+from attune.train.work import survey_work
 from tests.tiny import write_model_folder, write_rows
 
 GB = 10**9
@@ -228,6 +229,24 @@ def test_what_cannot_fit_is_not_tried_and_says_what_could(config: Config, monkey
     document = plan(config.with_values({"train.micro_tokens": 128}), measuring=False)
     assert document["fits"] is False
     assert len(document["instead"]) <= 1
+
+
+@pytest.mark.parametrize("settings", [{"train.micro_tokens": 10**6}, {"train.gradient_release": True}])
+def test_fewer_tokens_at_once_are_the_first_advice(
+    config: Config, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the user's own setting makes the step too large, what leaves the result as it is comes before the rest."""
+    wide = config.with_values({"train.batch_rows": 60, "train.clip": 1e6})
+    free = int(0.5 * GB * plan(wide.with_values(settings), measuring=False)["memory_gb"]["total"])
+    monkeypatch.setattr(measuring, "free_bytes", lambda device: free)
+    monkeypatch.setitem(planning.COMFORT, "cpu", 256)
+    wished = wide.with_values({**settings, "train.checkpointing": "none"})
+    document = plan(wished, measuring=False)
+    assert document["fits"] is False
+    (change,) = document["instead"]
+    assert change["config"]["train.micro_tokens"] < document["micro_tokens"]
+    assert ("train.gradient_release" in change["config"]) == ("train.gradient_release" in settings)
+    assert plan(wished.with_values(change["config"]), measuring=False)["fits"] is True
 
 
 def test_faults_of_the_child_are_those_of_training(config: Config) -> None:

@@ -20,15 +20,13 @@ def plan_lines(document: Document, words: str) -> list[str]:
     if chosen:
         lines.append(f"config    {', '.join(f'{name} = {value}' for name, value in chosen.items())}{_layers(document)}")
     if document["fits"]:
-        settings = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in chosen.items())
-        return [*lines, f"next      attune train {words}{settings}"]
+        return [*lines, f"next      attune train {words}{_typed(chosen)}"]
     lines += [
         f"instead   {_set(change['config'])} would take about {gigabytes(change['total_gb'])}"
         for change in document["instead"]
     ]
     again = document["instead"][0]["config"] if document["instead"] else {}
-    settings = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in again.items())
-    ending = settings or " --adapter.kind qlora, or a shorter data.max_length, or a smaller model"
+    ending = _typed(again) or " --adapter.kind qlora, or a shorter data.max_length, or a smaller model"
     return [*lines, f"next      attune plan {words}{ending}"]
 
 
@@ -70,4 +68,12 @@ def _layers(document: Document) -> str:
 
 
 def _set(settings: Mapping[str, Any]) -> str:
-    return " with ".join(f"{name} = {value}" for name, value in settings.items())
+    return " with ".join(f"{name} = {_word(value)}" for name, value in settings.items())
+
+
+def _typed(settings: Mapping[str, Any]) -> str:
+    return "".join(f" --{name} {shlex.quote(_word(value))}" for name, value in settings.items())
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

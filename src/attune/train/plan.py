@@ -7,19 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attune.config import Config
-from attune.data.corpus import Corpus
-from attune.data.stream import Stream
-from attune.train.defaults import MOST_STEPS, stream_of
 from attune.train.run import Inputs, Listener, gather
+from attune.train.work import Work, survey_work
 
 if TYPE_CHECKING:  # torch and transformers are imported only after the data were found good
     from attune.train.estimate import Footprint, Memory
     from attune.train.measure import Measured
 
-Rows = NDArray[np.int64]
 GB = 1e9
 SAFE = 0.94  # share of the free memory that is planned with: allocators leave holes
 SURE = 1.25  # an estimate so many times above what is free is believed, and nothing is tried
@@ -46,73 +42,6 @@ class Choice:
 
     micro_tokens: int
     checkpointed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a run has to compute: its rows, longest first, and the sums over all its steps and validations.
-
-    sizes, learned: int64 [rows], tokens and learned tokens of the rows in `order`; ends: their running sum.
-    """
-
-    corpus: Corpus
-    stream: Stream
-    steps: int
-    largest: int  # tokens of the largest step
-    tokens: float
-    learned_tokens: float
-    pairs: float  # of a token and one it sees
-    valid_tokens: float
-    order: Rows
-    sizes: Rows
-    ends: Rows
-    learned: Rows
-
-    def fill(self, tokens: int) -> Rows:
-        """Return places in `order` of the rows that make the worst micro-batch of at most `tokens`: the longest ones.
-
-        What is left over is filled with the longest row that still fits, and again. A longer row stands alone.
-        """
-        count = max(int(np.searchsorted(self.ends, tokens, side="right")), 1)
-        chosen, left = list(range(count)), tokens - int(self.ends[count - 1])
-        place = count
-        while left > 0 and (place := max(place, int(np.searchsorted(-self.sizes, -left)))) < len(self.sizes):
-            chosen.append(place)
-            left -= int(self.sizes[place])
-            place += 1
-        return np.asarray(chosen, dtype=np.int64)
-
-
-def survey_work(inputs: Inputs) -> Work:
-    """Return what a run has to compute. Of a very long run the first steps stand for all."""
-    config, corpus = inputs.config, inputs.prepared.train
-    steps, stream = int(config.train.steps), stream_of(corpus, config)
-    lengths = corpus.lengths
-    running = np.concatenate([np.zeros(1, np.int64), np.cumsum(corpus.learned, dtype=np.int64)])
-    learned = np.diff(running[corpus.offsets])
-    pairs = lengths * (lengths + 1) // 2
-    looked = min(steps, MOST_STEPS)
-    sums = np.array(
-        [[part[rows].sum() for part in (lengths, learned, pairs)] for rows in map(stream.rows, range(1, looked + 1))]
-    )
-    totals = sums.sum(axis=0) * (steps / looked)
-    validations = 1 + -(-steps // int(config.valid.every))
-    valid = inputs.prepared.valid
-    order = np.argsort(-lengths, kind="stable")
-    return Work(
-        corpus=corpus,
-        stream=stream,
-        steps=steps,
-        largest=int(sums[:, 0].max()),
-        tokens=float(totals[0]),
-        learned_tokens=float(totals[1]),
-        pairs=float(totals[2]),
-        valid_tokens=0.0 if valid is None else float(validations * len(valid.tokens)),
-        order=order,
-        sizes=lengths[order],
-        ends=np.cumsum(lengths[order]),
-        learned=learned[order],
-    )
 
 
 def plan(config: Config, *, measuring: bool = True, on_event: Listener | None = None) -> Mapping[str, Any]:
@@ -329,10 +258,15 @@ class _Plan:
         return settings
 
     def _relief(self) -> list[dict[str, Any]]:
-        """Return the first changes of RELIEF that would fit, with what they are expected to take; one at most."""
+        """Return the mildest change that would fit, with what it is expected to take; one at most.
+
+        That is less at once than was asked for, which leaves the result as it is; else the first of RELIEF.
+        """
         from attune.train.estimate import footprint
 
         config = self.inputs.config
+        if smaller := self._smaller():
+            return [smaller]
         for settings in RELIEF[config.device]:
             if config.train.fp8 and settings.get("adapter.kind") == "qlora":
                 continue
@@ -346,6 +280,29 @@ class _Plan:
             if memory.total <= self.free * SAFE:
                 return [{"config": dict(settings), "total_gb": _gb(memory.total)}]
         return []
+
+    def _smaller(self) -> dict[str, Any] | None:
+        """Return what would fit if all that leaves the result as it is were free to choose, or None."""
+        from attune.train.estimate import footprint
+
+        config = self.inputs.config
+        free = {"train.micro_tokens": "auto", "train.checkpointing": "auto", "train.gradient_release": False}
+        wished = config.with_values(free)
+        expected = footprint(self.inputs.base, wished)
+
+        def memory(choice: Choice) -> int:
+            return _memory(expected, self.work, choice, offload=config.train.offload).total
+
+        bounds = bounds_of(wished, self.inputs, self.work, layers=expected.stored.layers)
+        choice = choose(bounds, lambda choice: memory(choice) <= self.free * SAFE)
+        if memory(choice) > self.free * SAFE:
+            return None
+        settings = {**_settings(choice), "train.gradient_release": False}
+        changed = {key: value for key, value in settings.items() if value != self._present(key)}
+        return {"config": changed, "total_gb": _gb(memory(choice))}
+
+    def _present(self, key: str) -> Any:
+        return getattr(self.inputs.config.train, key.removeprefix("train."))
 
 
 def _memory(expected: Footprint, work: Work, choice: Choice, *, offload: bool) -> Memory:
