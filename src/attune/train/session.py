@@ -117,22 +117,22 @@ class Session:
             rows = self.stream.rows(number)
             micro_tokens = self.room.micro_tokens
             batches = self._lay_out(rows, micro_tokens)
-            if number == first and (note := self._sharing_note(rows, saving(batches))):
-                self._notes.append(f"{note} of step {number}")
+            if number == first and (note := self._sharing_note(number, rows, saving(batches))):
+                self._notes.append(note)
             places, relay = partial(self._places, rows), partial(self._lay_out, rows)
             yield Step(number, self.stream.epoch(number), batches, places, relay, micro_tokens)
 
-    def _sharing_note(self, rows: NDArray[np.int64], saved: float) -> str:
+    def _sharing_note(self, step: int, rows: NDArray[np.int64], saved: float) -> str:
         """Say what sharing saves in a step, why it saves nothing though asked for, or what dropout makes it cost."""
         if saved >= LEAST_SAVING:
-            return f"shared beginnings save {saved:.0%} of the tokens"
+            return f"shared beginnings save {saved:.0%} of the tokens of step {step}"
         wish = self.config.data.share_prefixes
         if wish is True:
-            return "no beginnings are shared: too short, or each row alone fits train.micro_tokens, in the rows"
+            return f"no beginnings are shared in step {step}: too short, or too few rows fit into train.micro_tokens"
         if wish == "auto" and not self.shares and (drops := dropout_in(self.model)):
             batches = step_batches(self.corpus, rows, self.room.micro_tokens, share=True)
             if (lost := saving(batches)) >= LEAST_SAVING:
-                return f"without dropout ({drops}) shared beginnings would save {lost:.0%} of the tokens"
+                return f"without dropout ({drops}) shared beginnings would save {lost:.0%} of the tokens of step {step}"
         return ""
 
     def _lay_out(self, rows: NDArray[np.int64], micro_tokens: int) -> tuple[Batch, ...]:
