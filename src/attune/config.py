@@ -26,167 +26,69 @@ class SourceConfig(Section):
     """One of several sources of training rows."""
 
     path: str = Field(description="A file, a folder, a glob or hub:owner/name.")
-    weight: PositiveFloat = Field(
-        default=1.0, description="How often each of its rows comes in an epoch: 2 is twice, 0.5 in every second epoch."
-    )
+    weight: PositiveFloat = Field(default=1.0, description="How often each of its rows comes in an epoch: 2 is twice, 0.5 in every second epoch.")
     name: str = Field(default="", description="What its rows are called in breakdowns; empty: the file's name.")
 
 
 class DataConfig(Section):
     """What is learned from, and which of its tokens."""
 
-    train: str | list[str | SourceConfig] = Field(
-        default="",
-        description="Training rows: a file (JSONL, JSON, CSV, Parquet; also gzip, zstd, xz), a folder, a glob, hub:owner/name, or a list of these, each as a path or as {path, weight, name}.",
-    )
-    valid: str = Field(
-        default="", description="File with validation rows; empty: a seeded share of the training rows is held out."
-    )
-    valid_share: Share = Field(
-        default=0.05, description="Share of the training rows held out when data.valid is empty; 0 for none."
-    )
+    train: str | list[str | SourceConfig] = Field(default="", description="Training rows: a file (JSONL, JSON, CSV, Parquet; also gzip, zstd, xz), a folder, a glob, hub:owner/name, or a list of these, each as a path or as {path, weight, name}.")
+    valid: str = Field(default="", description="File with validation rows; empty: a seeded share of the training rows is held out.")
+    valid_share: Share = Field(default=0.05, description="Share of the training rows held out when data.valid is empty; 0 for none.")
     valid_rows: Positive = Field(default=200, description="Most rows held out by data.valid_share.")
-    columns: dict[str, str] = Field(
-        default_factory=dict,
-        description='Names of columns that are not the usual ones, such as data.columns.prompt = "question".',
-    )
-    template: str = Field(
-        default="auto",
-        description="Chat template: auto (the tokenizer's own, else plain), a named one (plain, chatml, none), or a Jinja file.",
-    )
-    mask: Literal["completion", "assistant", "last", "all"] = Field(
-        default="completion",
-        description="Which tokens are learned: the answers, all assistant turns, the last turn, or every token.",
-    )
-    max_length: Positive | Auto = Field(
-        default="auto", description="Longest row in tokens; auto: what the model can attend to, at most 4096."
-    )
-    overlong: Literal["drop", "cut", "split", "error"] = Field(
-        default="drop",
-        description="What happens to rows over data.max_length; cut and split pieces carry no false end token.",
-    )
-    on_empty: Literal["drop", "keep", "error"] = Field(
-        default="drop", description="What happens to rows with an empty answer."
-    )
-    skip_bad_rows: Annotated[int, Field(ge=0)] = Field(
-        default=0,
-        description="How many unreadable or malformed rows may be dropped (and listed in the ledger) before the run refuses to start.",
-    )
-    allow: list[str] = Field(
-        default_factory=list,
-        description="Rules of the check that may be broken, by id or name, such as D05,secret: their findings stay, as infos.",
-    )
-    ignore: str = Field(
-        default="",
-        description="File of findings to pass over, one a line: RULE, RULE FILE or RULE FILE:LINE (or FILE:FIRST-LAST); # begins a comment.",
-    )
-    duplicates: Literal["keep", "drop"] = Field(
-        default="keep",
-        description="What happens to rows that repeat an earlier one in every word: keep trains them again, drop does not.",
-    )
-    test: list[str] = Field(
-        default_factory=list,
-        description="Files of test sets and benchmarks that training rows must not repeat; never trained on.",
-    )
+    columns: dict[str, str] = Field(default_factory=dict, description='Names of columns that are not the usual ones, such as data.columns.prompt = "question".')
+    template: str = Field(default="auto", description="Chat template: auto (the tokenizer's own, else plain), a named one (plain, chatml, none), or a Jinja file.")
+    mask: Literal["completion", "assistant", "last", "all"] = Field(default="completion", description="Which tokens are learned: the answers, all assistant turns, the last turn, or every token.")
+    max_length: Positive | Auto = Field(default="auto", description="Longest row in tokens; auto: what the model can attend to, at most 4096.")
+    overlong: Literal["drop", "cut", "split", "error"] = Field(default="drop", description="What happens to rows over data.max_length; cut and split pieces carry no false end token.")
+    on_empty: Literal["drop", "keep", "error"] = Field(default="drop", description="What happens to rows with an empty answer.")
+    skip_bad_rows: Annotated[int, Field(ge=0)] = Field(default=0, description="How many unreadable or malformed rows may be dropped (and listed in the ledger) before the run refuses to start.")
+    allow: list[str] = Field(default_factory=list, description="Rules of the check that may be broken, by id or name, such as D05,secret: their findings stay, as infos.")
+    ignore: str = Field(default="", description="File of findings to pass over, one a line: RULE, RULE FILE or RULE FILE:LINE (or FILE:FIRST-LAST); # begins a comment.")
+    duplicates: Literal["keep", "drop"] = Field(default="keep", description="What happens to rows that repeat an earlier one in every word: keep trains them again, drop does not.")
+    test: list[str] = Field(default_factory=list, description="Files of test sets and benchmarks that training rows must not repeat; never trained on.")
     answer_schema: str = Field(default="", description="File with a JSON Schema that every answer must meet.")
-    share_prefixes: Auto | bool = Field(
-        default="auto",
-        description="Compute the beginning that rows of one step have in common once; never changes the result. auto: where it saves tokens and dropout is off.",
-    )
-    cache: str = Field(
-        default="auto",
-        description="Folder in which prepared tokens are kept between runs, by content; auto: attune in the user's cache folder; off: nothing is kept.",
-    )
-    workers: Positive | Auto = Field(
-        default="auto", description="Processes that prepare the rows; auto: by the number of processors and rows."
-    )
-    max_row_bytes: Positive = Field(
-        default=16 * 1024 * 1024, description="Largest row in bytes; longer ones are bad rows."
-    )
+    share_prefixes: Auto | bool = Field(default="auto", description="Compute the beginning that rows of one step have in common once; never changes the result. auto: where it saves tokens and dropout is off.")
+    cache: str = Field(default="auto", description="Folder in which prepared tokens are kept between runs, by content; auto: attune in the user's cache folder; off: nothing is kept.")
+    workers: Positive | Auto = Field(default="auto", description="Processes that prepare the rows; auto: by the number of processors and rows.")
+    max_row_bytes: Positive = Field(default=16 * 1024 * 1024, description="Largest row in bytes; longer ones are bad rows.")
 
 
 class AdapterConfig(Section):
     """Which weights change."""
 
-    kind: Literal["full", "lora", "qlora"] = Field(
-        default="full",
-        description="full: all weights; lora: small matrices beside frozen weights; qlora: the same beside frozen weights of 4 bits (NF4).",
-    )
+    kind: Literal["full", "lora", "qlora"] = Field(default="full", description="full: all weights; lora: small matrices beside frozen weights; qlora: the same beside frozen weights of 4 bits (NF4).")
     rank: Positive = Field(default=16, description="Rank of the LoRA matrices.")
     alpha: PositiveFloat = Field(default=32.0, description="LoRA scale: updates are multiplied by alpha / rank.")
     dropout: BelowOne = Field(default=0.0, description="Dropout on the input of the LoRA matrices.")
-    targets: str = Field(
-        default="all-linear", description="Modules that get LoRA matrices: all-linear, or names separated by commas."
-    )
+    targets: str = Field(default="all-linear", description="Modules that get LoRA matrices: all-linear, or names separated by commas.")
 
 
 class TrainConfig(Section):
     """How the weights change."""
 
-    steps: Positive | Auto = Field(
-        default="auto", description="Optimizer steps; auto: train.epochs passes over the rows."
-    )
+    steps: Positive | Auto = Field(default="auto", description="Optimizer steps; auto: train.epochs passes over the rows.")
     epochs: PositiveFloat = Field(default=3.0, description="Passes over the training rows when train.steps is auto.")
     batch_rows: Positive = Field(default=16, description="Rows of one optimizer step.")
-    batch_tokens: Annotated[int, Field(ge=0)] = Field(
-        default=0,
-        description="If above 0, a step takes rows until it holds this many tokens, instead of train.batch_rows.",
-    )
-    micro_tokens: Positive | Auto = Field(
-        default="auto", description="Tokens computed at once; never changes the result, only memory and speed."
-    )
-    learning_rate: PositiveFloat | Auto = Field(
-        default="auto", description="Peak learning rate; auto: by adapter kind and model size."
-    )
-    schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(
-        default="cosine",
-        description="How the learning rate falls after warm-up; wsd: constant, then linear to zero over the last fifth.",
-    )
-    warmup: NonNegative = Field(
-        default=0.05, description="Warm-up: below 1 a share of all steps, else a number of steps."
-    )
+    batch_tokens: Annotated[int, Field(ge=0)] = Field(default=0, description="If above 0, a step takes rows until it holds this many tokens, instead of train.batch_rows.")
+    micro_tokens: Positive | Auto = Field(default="auto", description="Tokens computed at once; never changes the result, only memory and speed.")
+    learning_rate: PositiveFloat | Auto = Field(default="auto", description="Peak learning rate; auto: by adapter kind and model size.")
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(default="cosine", description="How the learning rate falls after warm-up; wsd: constant, then linear to zero over the last fifth.")
+    warmup: NonNegative = Field(default=0.05, description="Warm-up: below 1 a share of all steps, else a number of steps.")
     weight_decay: NonNegative = Field(default=0.0, description="Decoupled weight decay, on matrices only.")
     clip: PositiveFloat = Field(default=1.0, description="Largest gradient norm; longer gradients are scaled down.")
-    loss: Literal["nll", "dft"] = Field(
-        default="nll",
-        description="nll: negative log-likelihood; dft: each token's loss times its own probability, held constant (dynamic fine-tuning).",
-    )
-    label_smoothing: BelowOne = Field(
-        default=0.0, description="Share of each target that is spread evenly over the vocabulary."
-    )
-    z_loss: NonNegative = Field(
-        default=0.0,
-        description="Weight of the squared logarithm of the softmax's denominator, which keeps logits small.",
-    )
-    optimizer: Literal["adamw", "adamw_8bit", "muon"] = Field(
-        default="adamw",
-        description="adamw: float32 moments; adamw_8bit: moments in 8 bits, by blocks; muon: orthogonalised momentum for matrices, adamw for the rest.",
-    )
-    rounding: Literal["master", "stochastic"] = Field(
-        default="master",
-        description="How bfloat16 weights keep small updates: master (16 more bits beside each weight, exactly float32) or stochastic rounding.",
-    )
-    gradient_release: bool = Field(
-        default=False,
-        description="Update each weight as soon as its gradient is known and free it; needs one micro-batch a step (train.micro_tokens auto sees to it) and train.clip 1e6, which is none.",
-    )
-    checkpointing: Auto | Literal["none", "full"] | Annotated[int, Field(ge=0)] = Field(
-        default="auto",
-        description="Layers whose activations are computed again in the backward pass instead of stored: none, full, or a number of layers; auto: none (`attune plan` says what a run needs).",
-    )
+    loss: Literal["nll", "dft"] = Field(default="nll", description="nll: negative log-likelihood; dft: each token's loss times its own probability, held constant (dynamic fine-tuning).")
+    label_smoothing: BelowOne = Field(default=0.0, description="Share of each target that is spread evenly over the vocabulary.")
+    z_loss: NonNegative = Field(default=0.0, description="Weight of the squared logarithm of the softmax's denominator, which keeps logits small.")
+    optimizer: Literal["adamw", "adamw_8bit", "muon"] = Field(default="adamw", description="adamw: float32 moments; adamw_8bit: moments in 8 bits, by blocks; muon: orthogonalised momentum for matrices, adamw for the rest.")
+    rounding: Literal["master", "stochastic"] = Field(default="master", description="How bfloat16 weights keep small updates: master (16 more bits beside each weight, exactly float32) or stochastic rounding.")
+    gradient_release: bool = Field(default=False, description="Update each weight as soon as its gradient is known and free it; needs one micro-batch a step (train.micro_tokens auto sees to it) and train.clip 1e6, which is none.")
+    checkpointing: Auto | Literal["none", "full"] | Annotated[int, Field(ge=0)] = Field(default="auto", description="Layers whose activations are computed again in the backward pass instead of stored: none, full, or a number of layers; auto: none (`attune plan` says what a run needs).")
     offload: bool = Field(default=False, description="Keep what checkpointed layers store in host memory.")
-    kernels: Literal["auto", "fused", "plain"] = Field(
-        default="auto",
-        description="fused: attune's own layers and loss kernels; plain: those of transformers and torch; auto: fused on cuda where they are proven equal.",
-    )
-    fp8: bool = Field(
-        default=False,
-        description="Multiply in 8-bit floats: the frozen weights under LoRA, or all linear layers; needs a GPU with 8-bit matrix units.",
-    )
-    compile: Auto | bool = Field(
-        default="auto",
-        description="Compile the model's layers with torch.compile: faster after a start of up to a minute; needs a C++ compiler. auto: on cuda in runs of over 200 steps whose layers have no fused form.",
-    )
+    kernels: Literal["auto", "fused", "plain"] = Field(default="auto", description="fused: attune's own layers and loss kernels; plain: those of transformers and torch; auto: fused on cuda where they are proven equal.")
+    fp8: bool = Field(default=False, description="Multiply in 8-bit floats: the frozen weights under LoRA, or all linear layers; needs a GPU with 8-bit matrix units.")
+    compile: Auto | bool = Field(default="auto", description="Compile the model's layers with torch.compile: faster after a start of up to a minute; needs a C++ compiler. auto: on cuda in runs of over 200 steps whose layers have no fused form.")
     beta1: BelowOne = Field(default=0.9, description="AdamW: decay of the mean of gradients.")
     beta2: BelowOne = Field(default=0.95, description="AdamW: decay of the mean of squared gradients.")
 
@@ -207,47 +109,26 @@ class CheckpointConfig(Section):
 class EarlyStopConfig(Section):
     """When to stop before the last step; off unless patience is set."""
 
-    metric: Literal["val_loss", "val_accuracy"] = Field(
-        default="val_loss", description="What chooses the best checkpoint and stops the run."
-    )
-    patience: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Stop after this many validations without improvement; 0: never."
-    )
+    metric: Literal["val_loss", "val_accuracy"] = Field(default="val_loss", description="What chooses the best checkpoint and stops the run.")
+    patience: Annotated[int, Field(ge=0)] = Field(default=0, description="Stop after this many validations without improvement; 0: never.")
 
 
 class LogConfig(Section):
     """What is printed."""
 
-    every: Positive | Auto = Field(
-        default="auto",
-        description="Steps between printed lines; auto: about ten lines in a run. Every step is recorded all the same.",
-    )
+    every: Positive | Auto = Field(default="auto", description="Steps between printed lines; auto: about ten lines in a run. Every step is recorded all the same.")
 
 
 class Config(Section):
     """A complete run."""
 
     model: str = Field(default="", description="The model: a local folder or a Hub id.")
-    out: str = Field(
-        default="auto", description="The run folder; must not hold a run yet. auto: a new folder under runs/."
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Seed of everything random: order, split, dropout, adapter start."
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where to compute; auto: cuda if there is one."
-    )
-    precision: Literal["auto", "float32", "bfloat16", "float64", "mixed"] = Field(
-        default="auto",
-        description="Number format; mixed: float32 weights, bfloat16 arithmetic. auto: float32 on cpu, bfloat16 on cuda.",
-    )
-    attention: Literal["auto", "exact", "varlen", "flash4"] = Field(
-        default="auto",
-        description="Attention: exact (any device), varlen (cuda, 16-bit), flash4 (the same with the extra flash); auto: the fastest that runs.",
-    )
-    trust_remote_code: bool = Field(
-        default=False, description="Let the model run Python code of its own. Only for sources you trust."
-    )
+    out: str = Field(default="auto", description="The run folder; must not hold a run yet. auto: a new folder under runs/.")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of everything random: order, split, dropout, adapter start.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute; auto: cuda if there is one.")
+    precision: Literal["auto", "float32", "bfloat16", "float64", "mixed"] = Field(default="auto", description="Number format; mixed: float32 weights, bfloat16 arithmetic. auto: float32 on cpu, bfloat16 on cuda.")
+    attention: Literal["auto", "exact", "varlen", "flash4"] = Field(default="auto", description="Attention: exact (any device), varlen (cuda, 16-bit), flash4 (the same with the extra flash); auto: the fastest that runs.")
+    trust_remote_code: bool = Field(default=False, description="Let the model run Python code of its own. Only for sources you trust.")
     data: DataConfig = Field(default_factory=DataConfig)
     adapter: AdapterConfig = Field(default_factory=AdapterConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
