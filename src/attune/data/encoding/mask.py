@@ -65,7 +65,7 @@ class Masker:
         texts = [row.text for row in rendered]
         if self.words is not None:
             return self.words.encode(texts)
-        encodings: list[Tokens] = self.tokenizer.backend.encode_batch(texts, add_special_tokens=False)
+        encodings: Sequence[Tokens] = self.tokenizer.backend.encode_batch(texts, add_special_tokens=False)
         return encodings
 
     def finish(
