@@ -20,6 +20,7 @@ COMPILE_FROM = 200  # steps: in shorter runs compiling takes longer than it save
 _PROBE = (5, 1, 18, 8)  # tokens of the documents on which a fused layer is compared with the plain one
 # How far both may differ, as a share: a few roundings of what they compute in. One wrong token is far beyond.
 _FP8_TOLERANCE = 0.12  # one 16-bit rounding that differs turns 8-bit ones: 0.04 to 0.06 were measured
+_INPUT = "input"
 _SMALL = 0.1  # a gradient that is less than this part of all is judged as if it were: rounding may be most of it
 _TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 
@@ -49,7 +50,8 @@ def tune_up(model: nn.Module, config: Config) -> tuple[str, ...]:
                 f"train.compile: {type(model).__name__} has no layers that can be compiled by themselves.\n"
                 "Leave it off."
             )
-        return (f"compiled layers: {len(layers)} ({obstacle})",)
+        why = "asked for" if train.compile is True else obstacle
+        return (f"compiled layers: {len(layers)} ({why})",)
     return (f"plain layers ({obstacle})",) if on_cuda else ()
 
 
@@ -118,20 +120,25 @@ def _outcome(layer: Any, body: Any, precision: str) -> dict[str, Tensor]:
         out = layer(states, position_embeddings=angles, position_ids=places, attention_mask=None, documents=documents)
         out = out[0] if isinstance(out, tuple) else out
         gradient, *grads = torch.autograd.grad(out, (states, *trained.values()), upper.to(out.dtype))
-    return {"": out.detach() - states.detach(), "input": gradient - upper, **dict(zip(trained, grads, strict=True))}
+    return {"": out.detach() - states.detach(), _INPUT: gradient - upper, **dict(zip(trained, grads, strict=True))}
 
 
 def _difference(one: dict[str, Tensor], two: dict[str, Tensor], config: Config) -> str | None:
-    """Say by how much two outcomes differ, or None if only by rounding."""
+    """Say by how much two outcomes differ, or None if only by rounding.
+
+    What a layer adds was rounded together with what passes it by, of size 1: a layer may add so little that this
+    rounding is most of the difference. The gradients of its weights know nothing of it.
+    """
     sizes = {name: float(part.float().norm()) for name, part in one.items()}
-    least = _SMALL * math.hypot(*(size for name, size in sizes.items() if name not in ("", "input")))
+    least = _SMALL * math.hypot(*(size for name, size in sizes.items() if name not in ("", _INPUT)))
+    passing = float(torch.finfo(one[""].dtype).eps) * math.sqrt(one[""].numel())
     for name, left in one.items():
         right = two[name]
         allowed = _TOLERANCES[torch.bfloat16 if config.precision == "mixed" else one[""].dtype]
         allowed = max(allowed, _FP8_TOLERANCE) if config.train.fp8 else allowed
-        size = sizes[name] if name in ("", "input") else max(sizes[name], least)
+        size, rounding = (sizes[name], passing) if name in ("", _INPUT) else (max(sizes[name], least), 0.0)
         wide = torch.promote_types(left.dtype, torch.float32)
-        distance = float((left.to(wide) - right.to(wide)).norm()) / max(size, 1e-12)
+        distance = max(float((left.to(wide) - right.to(wide)).norm()) - rounding, 0.0) / max(size, 1e-12)
         if not distance <= allowed:  # NaN is a difference
             where = f"the gradient of {name}" if name else "its output"
             return f"differs in {where} by {distance:.2g} (allowed {allowed:g})"

@@ -76,7 +76,7 @@ class Session:
             ready = make_ready(loaded, config, base=full_name(config.model))
         self.attention: AttentionChoice = attention_choice(loaded)
         self.model: nn.Module = ready.model
-        self.kernels = ready.notes
+        self.kernels = ready.notes or ("plain layers",)
         self._notes.extend(ready.notes)
         self.shares = shares_prefixes(self.model, config, attention=self.attention.name)
         self.parameters = count(self.model)
