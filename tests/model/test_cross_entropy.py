@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -17,6 +15,7 @@ from attune.config import TrainConfig
 from attune.model.kernels import cross_entropy as real
 from attune.model.kernels.cross_entropy import LossOptions
 from tests.model.interpreted import interpreted
+from tests.model.mutants import mutant_of
 
 KINDS: tuple[Literal["nll", "dft"], ...] = ("nll", "dft")
 OPTIONS = [LossOptions(*choice) for choice in itertools.product(KINDS, (0.0, 0.1), (0.0, 1e-2))]
@@ -66,20 +65,6 @@ def check(module: ModuleType, options: LossOptions, softcap: float | None, *, dt
         torch.testing.assert_close(logits.double(), exact.grad, rtol=digits, atol=tolerance)
 
 
-def mutant_of(folder: Path, old: str, new: str) -> ModuleType:
-    """Return the module with one piece of its source replaced."""
-    source = Path(real.__file__).read_text(encoding="utf-8")
-    assert source.count(old) == 1, f"{old!r} stands there {source.count(old)} times"
-    file = folder / "mutant.py"
-    file.write_text(source.replace(old, new), encoding="utf-8")
-    plan = importlib.util.spec_from_file_location("mutant", file)
-    assert plan is not None and plan.loader is not None
-    module = importlib.util.module_from_spec(plan)
-    sys.modules["mutant"] = module  # dataclasses look their module up
-    plan.loader.exec_module(module)
-    return module
-
-
 def survives(module: ModuleType, dtype: torch.dtype) -> bool:
     """Whether the comparison finds nothing wrong with a module, with any options."""
     try:
@@ -111,7 +96,7 @@ def test_the_twin_is_the_formula(dtype: torch.dtype, softcap: float | None) -> N
 )
 def test_a_broken_twin_is_seen(tmp_path: Path, old: str, new: str) -> None:
     """The comparison finds each of these faults."""
-    assert not survives(mutant_of(tmp_path, old, new), torch.float64)
+    assert not survives(mutant_of(real, tmp_path, old=old, new=new), torch.float64)
 
 
 @interpreted
@@ -143,7 +128,7 @@ def test_interpreted_kernel(dtype: torch.dtype, softcap: float | None, monkeypat
 )  # fmt: skip
 def test_interpreted_mutant(tmp_path: Path, old: str, new: str) -> None:
     """A kernel with one of these faults does not agree."""
-    module = mutant_of(tmp_path, old, new)
+    module = mutant_of(real, tmp_path, old=old, new=new)
     module._BLOCK = 128  # type: ignore[attr-defined]
     assert not survives(module, torch.float32)
 

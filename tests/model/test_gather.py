@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from torch import Tensor
 from attune.model.kernels import gather as real
 from tests.model.flat import gathered, make_documents
 from tests.model.interpreted import as_twin, interpreted
+from tests.model.mutants import mutant_of
 
 INDEX, ORDER, STARTS = gathered(make_documents([[0], [0, 1], [0, 2], [0, 1, 3], [0, 1, 4], [5]], [6, 3, 1, 4, 2, 5]))
 ROUNDING = {torch.float64: 1e-15, torch.float32: 2e-7, torch.bfloat16: 2**-7}  # of one value, relative
@@ -42,20 +42,6 @@ def check_width(module: ModuleType) -> None:
     starts = torch.tensor([0, 0, 1000, 1000], dtype=torch.int32)
     out = module.gather_backward(grad, torch.ones(1000, dtype=torch.int64), torch.arange(1000), starts)
     assert out.float().sum(1).tolist() == [0.0, 16_000.0, 0.0]
-
-
-def mutant_of(folder: Path, old: str, new: str) -> ModuleType:
-    """Return the module with one place of its source changed."""
-    text = Path(str(real.__file__)).read_text()
-    assert text.count(old) == 1, f"{old!r} stands there {text.count(old)} times"
-    path = folder / "mutant.py"
-    path.write_text(text.replace(old, new))
-    spec = importlib.util.spec_from_file_location("mutant", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def survives(module: ModuleType) -> bool:
@@ -88,7 +74,7 @@ def test_the_twin_is_the_sum(dtype: torch.dtype, columns: int) -> None:
 )
 def test_a_broken_twin_is_seen(tmp_path: Path, old: str, new: str) -> None:
     """The comparison finds each of these faults."""
-    assert not survives(mutant_of(tmp_path, old, new))
+    assert not survives(mutant_of(real, tmp_path, old=old, new=new))
 
 
 @interpreted
@@ -114,7 +100,7 @@ def test_interpreted_kernels(dtype: torch.dtype, columns: int) -> None:
 )
 def test_interpreted_mutant(tmp_path: Path, old: str, new: str) -> None:
     """A kernel with one of these faults does not agree."""
-    module = mutant_of(tmp_path, old, new)
+    module = mutant_of(real, tmp_path, old=old, new=new)
     module._narrow = lambda: __import__("triton.language").language.bfloat16  # type: ignore[attr-defined]
     assert not survives(module)
 
