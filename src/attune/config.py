@@ -50,6 +50,7 @@ class DataConfig(Section):
     test: list[str] = Field(default_factory=list, description="Files of test sets and benchmarks that training rows must not repeat; never trained on.")
     answer_schema: str = Field(default="", description="File with a JSON Schema that every answer must meet.")
     share_prefixes: Auto | bool = Field(default="auto", description="Compute the beginning that rows of one step have in common once; never changes the result. auto: where it saves tokens and dropout is off.")
+    augment: Annotated[int, Field(ge=0)] = Field(default=0, description="Reworded variants made of each training row, for small sets: the instruction is put in other words, the answer stays. They name their parent in the ledger; held-out rows get none.")
     cache: str = Field(default="auto", description="Folder in which prepared tokens are kept between runs, by content; auto: attune in the user's cache folder; off: nothing is kept.")
     workers: Positive | Auto = Field(default="auto", description="Processes that prepare the rows; auto: by the number of processors and rows.")
     max_row_bytes: Positive = Field(default=16 * 1024 * 1024, description="Largest row in bytes; longer ones are bad rows.")
@@ -62,6 +63,8 @@ class AdapterConfig(Section):
     rank: Positive = Field(default=16, description="Rank of the LoRA matrices.")
     alpha: PositiveFloat = Field(default=32.0, description="LoRA scale: updates are multiplied by alpha / rank.")
     dropout: BelowOne = Field(default=0.0, description="Dropout on the input of the LoRA matrices.")
+    rslora: bool = Field(default=False, description="Rank-stabilised LoRA: the scale is alpha / sqrt(rank).")
+    dora: bool = Field(default=False, description="DoRA: the adapter also learns the length of each weight's columns; slower, on plain layers.")
     targets: str = Field(default="all-linear", description="Modules that get LoRA matrices: all-linear, or names separated by commas.")
 
 
@@ -81,6 +84,7 @@ class TrainConfig(Section):
     loss: Literal["nll", "dft"] = Field(default="nll", description="nll: negative log-likelihood; dft: each token's loss times its own probability, held constant (dynamic fine-tuning).")
     label_smoothing: BelowOne = Field(default=0.0, description="Share of each target that is spread evenly over the vocabulary.")
     z_loss: NonNegative = Field(default=0.0, description="Weight of the squared logarithm of the softmax's denominator, which keeps logits small.")
+    neftune_alpha: NonNegative = Field(default=0.0, description="NEFTune: uniform noise on the embeddings in training, alpha / sqrt(tokens x width) of each row; 5 is usual, 0 is none.")
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = Field(default="adamw", description="adamw: float32 moments; adamw_8bit: moments in 8 bits, by blocks; muon: orthogonalised momentum for matrices, adamw for the rest.")
     rounding: Literal["master", "stochastic"] = Field(default="master", description="How bfloat16 weights keep small updates: master (16 more bits beside each weight, exactly float32) or stochastic rounding.")
     gradient_release: bool = Field(default=False, description="Update each weight as soon as its gradient is known and free it; needs one micro-batch a step (train.micro_tokens auto sees to it) and train.clip 1e6, which is none.")
@@ -107,16 +111,42 @@ class CheckpointConfig(Section):
 
 
 class EarlyStopConfig(Section):
-    """When to stop before the last step; off unless patience is set."""
+    """Which step is the best one, and when to stop before the last; never unless patience is set."""
 
-    metric: Literal["val_loss", "val_accuracy"] = Field(default="val_loss", description="What chooses the best checkpoint and stops the run.")
-    patience: Annotated[int, Field(ge=0)] = Field(default=0, description="Stop after this many validations without improvement; 0: never.")
+    metric: Auto | Literal["val_loss", "val_accuracy", "val_exact_match", "exact_match", "label_accuracy", "numeric_match", "json_valid", "schema_valid", "field_accuracy", "rouge_l", "stop_rate"] = Field(default="auto", description="What chooses the best checkpoint and stops the run. val_exact_match: share of validation answers predicted right from first to last token; from exact_match on: of answers that the model writes to guards.prompts. auto: val_exact_match where answers are labels, numbers or JSON, else val_loss.")
+    patience: Annotated[int, Field(ge=0)] = Field(default=0, description="Act after this many validations without improvement; 0: never.")
+    reduce: Annotated[float, Field(gt=0, le=1)] = Field(default=1.0, description="When patience is used up, multiply the learning rate by this and go on, early_stop.reductions times, before stopping; 1: stop at once.")
+    reductions: Annotated[int, Field(ge=0)] = Field(default=2, description="How often early_stop.reduce lowers the learning rate before the run stops.")
+
+
+class GuardsConfig(Section):
+    """What watches over the run, and what it may do."""
+
+    enabled: bool = Field(default=True, description="Measure at each validation what the guards judge (memorising, forgetting, collapse, end tokens) and write sample answers.")
+    general: str = Field(default="", description="File of general text on which forgetting is measured (rows or plain text); empty: texts that the model writes before training.")
+    rows: Positive | Auto = Field(default="auto", description="Rows of each kind (training, validation, general) that the guards measure; auto: by guards.cost.")
+    prompts: Annotated[int, Field(ge=0)] | Auto = Field(default="auto", description="Validation prompts that the model answers at each validation; auto: by guards.cost, at least 8.")
+    max_new_tokens: Positive | Auto = Field(default="auto", description="Longest such answer in tokens; auto: by the references.")
+    cost: Share = Field(default=0.05, description="Share of the compute of training that the guards may take, where an auto above decides.")
+    stop_on: list[str] = Field(default=["G6"], description="Guards whose alarm stops the run, by id or name, such as G6,divergence. Without G6 (not finite), a step with a loss or gradient that is not finite is skipped, three in a row stop the run.")
+
+
+class ReplayConfig(Section):
+    """General text trained on beside the rows, so that the model forgets less."""
+
+    source: str = Field(default="", description="A file of general rows or plain text, or self: texts that the model itself writes before training; empty: no replay.")
+    share: Annotated[float, Field(gt=0, le=4)] = Field(default=0.5, description="Tokens of replay in a step, as a share of the step's tokens.")
+    weight: NonNegative = Field(default=1.0, description="Weight of the mean loss of replayed tokens beside that of the rows.")
+    kl: NonNegative | Auto = Field(default="auto", description="Weight of the mean divergence KL(base || tuned) on replayed tokens; auto: 1 for self, 0 for a file.")
+    rows: Positive = Field(default=512, description="Texts that the model writes for self; most rows that are taken from a file.")
+    max_tokens: Positive = Field(default=256, description="Longest replayed text in tokens; longer ones are cut into several.")
 
 
 class LogConfig(Section):
-    """What is printed."""
+    """What is printed, and who else hears of it."""
 
     every: Positive | Auto = Field(default="auto", description="Steps between printed lines; auto: about ten lines in a run. Every step is recorded all the same.")
+    to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default=[], description="Trackers that get every recorded number, such as tensorboard,wandb; each needs its extra.")
 
 
 class Config(Section):
@@ -135,6 +165,8 @@ class Config(Section):
     valid: ValidConfig = Field(default_factory=ValidConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     early_stop: EarlyStopConfig = Field(default_factory=EarlyStopConfig)
+    guards: GuardsConfig = Field(default_factory=GuardsConfig)
+    replay: ReplayConfig = Field(default_factory=ReplayConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @model_validator(mode="after")

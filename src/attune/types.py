@@ -119,6 +119,7 @@ class StepRecord:
     memory_gb: float  # peak since the start of the run
     mfu: float | None = None  # share of the device's peak; None where the peak is not known
     computed_tokens: int = 0  # positions computed: fewer than `tokens` where rows share a beginning
+    replay_loss: float | None = None  # mean over the replayed tokens of the step; None without replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,37 @@ class ValidRecord:
     val_perplexity: float
     val_rows: int
     val_tokens: int  # learned tokens
+    val_exact_match: float = 0.0  # share of rows whose every learned token is ranked first, as greedy decoding takes it
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """What the guards measured at a validation; step 0 is the model before training. None: not measured.
+
+    Losses and divergences are in nats per token. Answers are greedy; `reference_` says the same of the references.
+    """
+
+    step: int
+    probe_loss: float  # on training rows, without dropout or noise
+    probe_accuracy: float
+    general_loss: float | None = None
+    kl_general: float | None = None  # KL(base || model) on general text
+    kl_task: float | None = None  # on the answers of validation rows
+    stop_recall: float | None = None  # share of validation answers after which the stop token is ranked first
+    stop_leak: float | None = None  # mean probability of a stop token at learned places where none is due
+    answers: int = 0  # prompts that were answered
+    finish_rate: float | None = None  # share of answers that ended by themselves
+    answer_tokens: float | None = None  # mean length
+    reference_tokens: float | None = None
+    opener: str | None = None  # the most frequent beginning of three tokens, as text
+    opener_share: float | None = None
+    reference_opener_share: float | None = None  # of the references' own most frequent one
+    distinct_2: float | None = None
+    reference_distinct_2: float | None = None
+    compression: float | None = None  # bytes over compressed bytes
+    reference_compression: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)  # mean of each metric that suits the references
+    seconds: float = 0.0  # that measuring took
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +183,15 @@ class Finding:
 class Alarm:
     """A guard's warning, an entry of `alarms` in result.json: its figure, the threshold, what it means, what to do."""
 
-    id: str
+    id: str  # G1 to G12
+    name: str  # in words, such as overfit
     step: int
+    severity: Severity
     figure: float
     threshold: float
     message: str
+    fix: str  # names the setting that helps
+    rows: tuple[str, ...] = ()  # places of the rows that caused it, as file:line
 
 
 @dataclass(frozen=True, slots=True)
