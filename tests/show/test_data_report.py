@@ -79,7 +79,7 @@ def test_without_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [None, {}, []])
 def test_whatever_is_absent_is_left_out(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key may be missing or empty, alone or with all others, and the page says the rest."""
-    monkeypatch.setattr(page_module, "_plotly", str)  # nothing is drawn here
+    monkeypatch.setattr(page_module, "plotly_source", str)  # nothing is drawn here
     document, rows = make_document()
     for key in document:
         assert "fit to train on" in render_data_report({**document, key: value}, rows[:2])

@@ -99,7 +99,7 @@ def read_facts(run: Path) -> Facts:
         name=run.resolve().name,
         folder=_typed(run),
         has_checkpoint=any(run.glob("checkpoints/step-*")),
-        config=_read_config(run, problems),
+        config=read_config(run, problems),
         manifest=manifest,
         result=_read_object(run, "result.json", problems),
         ledger=mapping(ledger[0].get("summary")) if ledger else {},
@@ -181,7 +181,8 @@ def _read_lines(run: Path, name: str, problems: list[str], limit: int | None = N
     return records
 
 
-def _read_config(run: Path, problems: list[str]) -> Record:
+def read_config(run: Path, problems: list[str]) -> Record:
+    """Return the settings of a run under dotted keys; what is missing or damaged is told in `problems`."""
     path = run / "config.yaml"
     if not path.is_file():
         _say_absent("config.yaml", problems)

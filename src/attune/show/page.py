@@ -42,20 +42,27 @@ def render_page(template: str, charts: Iterable[Chart], **values: Any) -> str:
     Data stand in it as escaped text only, charts as JSON of numbers; the browser runs no script but those whose hash
     the page's policy names, and asks for nothing.
     """
-    css, script, plotly = _part("report.css"), _part("report.js"), _plotly()
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            **values,
-            policy=_policy([plotly, script], css),
-            css=css,
-            script=script,
-            plotly=plotly,
-            plotly_styles=sorted(set(_MAP_STYLES.findall(plotly))),
-            charts=_json_for_html({chart.id: {**chart.plot, "linked": chart.is_linked} for chart in charts}),
-        )
+    css, script, plotly = part("report.css"), part("report.js"), plotly_source()
+    return fill(
+        template,
+        **values,
+        policy=_policy([plotly, script], css),
+        css=css,
+        script=script,
+        plotly=plotly,
+        charts=_json_for_html({chart.id: {**chart.plot, "linked": chart.is_linked} for chart in charts}),
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a template filled with `values` as escaped text, with the elements that Plotly looks for on a page."""
+    styles = sorted(set(_MAP_STYLES.findall(plotly_source())))
+    return _environment().get_template(template).render(**values, plotly_styles=styles)
+
+
+def part(name: str) -> str:
+    """Return a style or script of ours."""
+    return (_TEMPLATES / name).read_text("utf-8")
 
 
 def cap(items: Sequence[Any]) -> Shown:
@@ -125,12 +132,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _part(name: str) -> str:
-    return (_TEMPLATES / name).read_text("utf-8")
-
-
 @cache
-def _plotly() -> str:
+def plotly_source() -> str:
     """Return Plotly's JavaScript; refuses one that would end its own script element."""
     source = str(get_plotlyjs())
     for end in ("</script", "<!--"):
