@@ -15,7 +15,7 @@ from attune.config import AdapterConfig
 from attune.model import head as head_room
 from attune.model.adapter import attach_adapter
 from attune.model.attention import AttentionChoice, documents_of, set_attention
-from attune.model.head import HeadTask, body_hidden, fused_loss, has_plain_head, head_of, logits_loss, softcap_of
+from attune.model.head import HeadTask, body_hidden, has_plain_head, head_loss, head_of, logits_loss, softcap_of
 from attune.model.kernels.cross_entropy import LossOptions, RowLosses, cross_entropy
 from tests.tiny import CONFIGS, flat_batch, make_model, make_rows
 
@@ -30,6 +30,14 @@ def make_case(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tenso
     hidden, weight, bias = (torch.randn(shape, generator=source).to(dtype).requires_grad_() for shape in shapes)
     targets = torch.randint(0, COLUMNS, (ROWS,), generator=source)
     return hidden, weight, bias, targets, torch.rand(ROWS, generator=source) + 0.5
+
+
+def fused_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None = None, *, bias: Tensor | None = None,
+    **wishes: Any,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the sums of the head's loss, asked for as `wishes` say."""
+    return head_loss(hidden, weight, bias, HeadTask(targets, weights, **wishes))
 
 
 def plain_loss(

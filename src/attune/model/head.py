@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,12 +23,28 @@ _MOST_ROWS = 8192
 _PLAIN = LossOptions()
 
 
+def cross_entropy_of(logits: Tensor, task: HeadTask, rows: slice, gradients: bool) -> Tensor:  # noqa: FBT001
+    """Return loss, plain loss and hits [3, n] of the logits [n, V] of some rows of a task: its usual judge."""
+    found = cross_entropy(
+        logits,
+        task.targets[rows],
+        None if task.weights is None else task.weights[rows],
+        task.options,
+        softcap=task.softcap,
+        scale=task.scale,
+        gradients=gradients,
+    )
+    return torch.stack([found.losses, found.nll, found.correct])
+
+
 @dataclass(frozen=True, slots=True)
 class HeadTask:
     """What the head is asked: int64 targets [N], weights [N] or None, and how the loss is taken.
 
     softcap: cap * tanh(logit / cap), None for none; chunk: rows at once, 0 to choose by memory; scale: what the
-    returned loss and all gradients are multiplied by; gradients: whether any are wanted.
+    returned loss and all gradients are multiplied by; gradients: whether any are wanted. `judge` returns three figures
+    of each row [3, n]: what is minimised, the plain loss, and one that is only counted; where its last argument asks
+    for gradients, those of scale * sum(weight * the first) take the place of the logits.
     """
 
     targets: Tensor
@@ -37,6 +54,7 @@ class HeadTask:
     chunk: int = 0
     scale: float = 1.0
     gradients: bool = True
+    judge: Callable[[Tensor, HeadTask, slice, bool], Tensor] = cross_entropy_of
 
 
 @dataclass(slots=True)
@@ -48,26 +66,16 @@ class _Gradients:
     bias: Tensor | None = None
 
 
-def fused_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    weights: Tensor | None = None,
-    *,
-    bias: Tensor | None = None,
-    softcap: float | None = None,
-    options: LossOptions = _PLAIN,
-    chunk: int = 0,
-    scale: float = 1.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return scale * sum(weight * loss), sum(weight * nll) and sum(weight * correct) of hidden @ weight.T + bias.
+def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, task: HeadTask) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the task's judge says of hidden @ weight.T + bias, summed over the weighted rows.
 
-    hidden: [N, H]; weight: [V, H]; targets: int64 [N]; weights: [N]. Only the first is differentiable; its gradients
-    are computed here, at once, while the logits of a chunk exist, and multiplied by what comes in backward. Give what
-    the loss is divided by as `scale`, and backward multiplies by 1, which rounds nothing. Under autocast the product
-    is taken in its type; gradients have the types of what they belong to, and that of `weight` is summed in float32.
+    Of the usual judge: scale * sum(weight * loss), sum(weight * nll) and sum(weight * correct).
+    hidden: [N, H]; weight: [V, H]. Only the first sum is differentiable; its gradients are computed here, at once,
+    while the logits of a chunk exist, and multiplied by what comes in backward. Give what the loss is divided by as
+    the task's scale, and backward multiplies by 1, which rounds nothing. Under autocast the product is taken in its
+    type; gradients have the types of what they belong to, and that of `weight` is summed in float32.
     """
-    task = HeadTask(targets, weights, softcap, options, chunk, scale, torch.is_grad_enabled())
+    task = replace(task, gradients=torch.is_grad_enabled())
     return _FusedLoss.apply(hidden, weight, bias, task)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -83,7 +91,15 @@ def row_losses(
     """Return the loss of each row of `hidden` [N, H] by itself, without gradients."""
     operands = _in_one_type(hidden, head.weight, head.bias)
     with torch.autocast(hidden.device.type, enabled=False):
-        return _by_chunk(operands, HeadTask(targets, softcap=softcap, options=options), _Gradients())
+        return RowLosses(*_by_chunk(operands, HeadTask(targets, softcap=softcap, options=options), _Gradients()))
+
+
+@torch.no_grad()
+def logits_by_chunk(hidden: Tensor, head: nn.Linear) -> Iterator[Tensor]:
+    """Yield the logits of `hidden` [N, H], some rows at a time, without a cap; each is gone when the next is asked."""
+    operands = _in_one_type(hidden, head.weight, head.bias)
+    for _, logits in _chunks(operands, _chunk_rows(len(hidden), operands[1], is_trained=False)):
+        yield logits
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -116,7 +132,7 @@ class _LogitsLoss(torch.autograd.Function):
         needed = task.gradients and ctx.needs_input_grad[0]
         logits = logits.detach().contiguous()
         gradient = logits.clone() if needed else logits  # the logits may be needed by what made them
-        rows = cross_entropy(gradient, task.targets, task.weights, task.options, scale=task.scale, gradients=needed)
+        rows = task.judge(gradient, task, slice(None), needed)
         ctx.save_for_backward(gradient if needed else None)
         return _sums(ctx, rows, task)
 
@@ -176,9 +192,8 @@ def _times(gradient: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.mul(gradient, grad.view(1), out=out)  # a scalar on cuda would be rounded to 16 bits first
 
 
-def _sums(ctx: Any, rows: RowLosses, task: HeadTask) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the three sums, weighted, of which the last two are not differentiable."""
-    parts = torch.stack([rows.losses, rows.nll, rows.correct])
+def _sums(ctx: Any, parts: Tensor, task: HeadTask) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three sums of what is known of the rows [3, N], weighted; the last two are not differentiable."""
     if task.weights is not None:
         parts = parts * task.weights.to(parts.dtype)
     loss, nll, correct = parts.sum(dim=1, dtype=torch.float64).to(parts.dtype).unbind()
@@ -186,15 +201,30 @@ def _sums(ctx: Any, rows: RowLosses, task: HeadTask) -> tuple[Tensor, Tensor, Te
     return loss * task.scale, nll, correct
 
 
-def _by_chunk(operands: tuple[Tensor, Tensor, Tensor | None], task: HeadTask, gradients: _Gradients) -> RowLosses:
-    """Return the losses of all rows and fill `gradients`, with the logits of one chunk in memory."""
-    hidden, weight, bias = operands
-    count, columns = hidden.shape[0], weight.shape[0]
-    size = task.chunk or _chunk_rows(count, weight, is_trained=gradients.weight is not None)
-    # rows begin at multiples of 64 columns, whatever the vocabulary: odd ones make matrix products slow
-    room = torch.empty(size, -(-columns // 64) * 64, dtype=hidden.dtype, device=hidden.device)[:, :columns]
+def _by_chunk(operands: tuple[Tensor, Tensor, Tensor | None], task: HeadTask, gradients: _Gradients) -> Tensor:
+    """Return what the judge says of all rows [3, N] and fill `gradients`, with the logits of one chunk in memory."""
+    hidden, weight, _ = operands
+    size = task.chunk or _chunk_rows(hidden.shape[0], weight, is_trained=gradients.weight is not None)
     wanted = any(part is not None for part in (gradients.hidden, gradients.weight, gradients.bias))
     found = []
+    for rows, logits in _chunks(operands, size):
+        found.append(task.judge(logits, task, rows, wanted))
+        if gradients.hidden is not None:
+            torch.mm(logits, weight, out=gradients.hidden[rows])
+        if gradients.weight is not None:
+            _add_product(gradients.weight, logits.t(), hidden[rows], is_first=rows.start == 0)
+        if gradients.bias is not None:
+            gradients.bias += logits.sum(dim=0, dtype=gradients.bias.dtype)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    return torch.cat(found, dim=1) if found else torch.empty(3, 0, dtype=wide, device=hidden.device)
+
+
+def _chunks(operands: tuple[Tensor, Tensor, Tensor | None], size: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the logits of `size` rows at a time, with which rows they are; all lie in one memory."""
+    hidden, weight, bias = operands
+    count, columns = hidden.shape[0], weight.shape[0]
+    # rows begin at multiples of 64 columns, whatever the vocabulary: odd ones make matrix products slow
+    room = torch.empty(size, -(-columns // 64) * 64, dtype=hidden.dtype, device=hidden.device)[:, :columns]
     for start in range(0, count, size):
         rows = slice(start, min(start + size, count))
         logits, x = room[: rows.stop - start], hidden[rows]
@@ -202,24 +232,7 @@ def _by_chunk(operands: tuple[Tensor, Tensor, Tensor | None], task: HeadTask, gr
             torch.mm(x, weight.t(), out=logits)
         else:
             torch.addmm(bias, x, weight.t(), out=logits)
-        part = cross_entropy(
-            logits,
-            task.targets[rows],
-            None if task.weights is None else task.weights[rows],
-            task.options,
-            softcap=task.softcap,
-            scale=task.scale,
-            gradients=wanted,
-        )
-        found.append(torch.stack([part.losses, part.nll, part.correct]))
-        if gradients.hidden is not None:
-            torch.mm(logits, weight, out=gradients.hidden[rows])
-        if gradients.weight is not None:
-            _add_product(gradients.weight, logits.t(), x, is_first=start == 0)
-        if gradients.bias is not None:
-            gradients.bias += logits.sum(dim=0, dtype=gradients.bias.dtype)
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    return RowLosses(*(torch.cat(found, dim=1) if found else torch.empty(3, 0, dtype=wide, device=hidden.device)))
+        yield rows, logits
 
 
 def _chunk_rows(count: int, weight: Tensor, *, is_trained: bool) -> int:

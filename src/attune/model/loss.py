@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,10 @@ from attune.model.attention import PER_ROW, attention_of, documents_of
 from attune.model.head import (
     HeadTask,
     body_hidden,
-    fused_loss,
     has_plain_head,
+    head_loss,
     head_of,
+    logits_by_chunk,
     logits_loss,
     narrows,
     row_losses,
@@ -23,7 +25,7 @@ from attune.model.head import (
 from attune.model.kernels.cross_entropy import LossOptions, cross_entropy
 from attune.types import NOT_LEARNED, Batch
 
-__all__ = ["PLAIN", "LossOptions", "LossSums", "loss_sums", "token_losses"]
+__all__ = ["PLAIN", "LossOptions", "LossSums", "judged_sums", "learned_logits", "loss_sums", "token_losses"]
 
 PLAIN = LossOptions()
 
@@ -64,25 +66,44 @@ def loss_sums(model: nn.Module, batch: Batch, options: LossOptions = PLAIN, *, s
     `scale` multiplies `loss` alone: the same as to multiply it afterwards, but its gradients are rounded once less.
     A batch without learned tokens gives a zero that is still differentiable.
     """
+    loss, nll, correct, tokens = judged_sums(model, batch, HeadTask, options=options, scale=scale)
+    return LossSums(loss, correct, tokens, nll)
+
+
+def judged_sums(
+    model: nn.Module, batch: Batch, task: Callable[..., HeadTask], *, options: LossOptions, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the sums of the judge of `task` over the learned tokens, the first differentiable, and their weight.
+
+    `task` makes it from targets, weights and the further fields of a HeadTask.
+    """
     if has_plain_head(model):
         head = head_of(model)
         hidden, learned, targets, weights = _learned_hidden(model, batch)
-        loss, nll, correct = fused_loss(
-            hidden,
-            head.weight,
-            targets,
-            weights,
-            bias=head.bias,
-            softcap=softcap_of(model),
-            options=options,
-            scale=scale,
-        )
+        chosen = task(targets, weights, softcap=softcap_of(model), options=options, scale=scale)
+        sums = head_loss(hidden, head.weight, head.bias, chosen)
     else:
         learned, targets, weights = _learned(batch)
-        task = HeadTask(targets, weights, options=options, scale=scale)
-        loss, nll, correct = logits_loss(_logits_at(model, batch, learned), task)
-    tokens = loss.new_full((), len(learned)) if weights is None else weights.to(loss.dtype).sum()
-    return LossSums(loss, correct, tokens.detach(), nll)
+        chosen = task(targets, weights, options=options, scale=scale)
+        sums = logits_loss(_logits_at(model, batch, learned), chosen)
+    tokens = sums[0].new_full((), len(learned)) if weights is None else weights.to(sums[0].dtype).sum()
+    return *sums, tokens.detach()
+
+
+@torch.no_grad()
+def learned_logits(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
+    """Yield the logits [some, vocabulary] of the learned tokens in order, in float32 (float64 for a float64 model).
+
+    Each lies in memory that the next one takes.
+    """
+    if not has_plain_head(model):
+        logits = _logits_at(model, batch, _learned(batch)[0])
+        yield logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return
+    hidden, *_ = _learned_hidden(model, batch)
+    for chunk in logits_by_chunk(hidden, head_of(model)):
+        values, cap = chunk.to(torch.promote_types(chunk.dtype, torch.float32)), softcap_of(model)
+        yield torch.tanh(values / cap) * cap if cap else values
 
 
 def _learned(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
