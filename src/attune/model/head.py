@@ -23,7 +23,7 @@ _MOST_ROWS = 8192
 _PLAIN = LossOptions()
 
 
-def cross_entropy_of(logits: Tensor, task: HeadTask, rows: slice, gradients: bool) -> Tensor:  # noqa: FBT001
+def cross_entropy_of(logits: Tensor, task: HeadTask, rows: slice) -> Tensor:
     """Return loss, plain loss and hits [3, n] of the logits [n, V] of some rows of a task: its usual judge."""
     found = cross_entropy(
         logits,
@@ -32,7 +32,7 @@ def cross_entropy_of(logits: Tensor, task: HeadTask, rows: slice, gradients: boo
         task.options,
         softcap=task.softcap,
         scale=task.scale,
-        gradients=gradients,
+        gradients=task.gradients,
     )
     return torch.stack([found.losses, found.nll, found.correct])
 
@@ -43,8 +43,8 @@ class HeadTask:
 
     softcap: cap * tanh(logit / cap), None for none; chunk: rows at once, 0 to choose by memory; scale: what the
     returned loss and all gradients are multiplied by; gradients: whether any are wanted. `judge` returns three figures
-    of each row [3, n]: what is minimised, the plain loss, and one that is only counted; where its last argument asks
-    for gradients, those of scale * sum(weight * the first) take the place of the logits.
+    of each row [3, n]: what is minimised, the plain loss, and one that is only counted; where gradients are wanted,
+    those of scale * sum(weight * the first) take the place of the logits.
     """
 
     targets: Tensor
@@ -54,7 +54,7 @@ class HeadTask:
     chunk: int = 0
     scale: float = 1.0
     gradients: bool = True
-    judge: Callable[[Tensor, HeadTask, slice, bool], Tensor] = cross_entropy_of
+    judge: Callable[[Tensor, HeadTask, slice], Tensor] = cross_entropy_of
 
 
 @dataclass(slots=True)
@@ -132,7 +132,7 @@ class _LogitsLoss(torch.autograd.Function):
         needed = task.gradients and ctx.needs_input_grad[0]
         logits = logits.detach().contiguous()
         gradient = logits.clone() if needed else logits  # the logits may be needed by what made them
-        rows = task.judge(gradient, task, slice(None), needed)
+        rows = task.judge(gradient, replace(task, gradients=needed), slice(None))
         ctx.save_for_backward(gradient if needed else None)
         return _sums(ctx, rows, task)
 
@@ -206,9 +206,10 @@ def _by_chunk(operands: tuple[Tensor, Tensor, Tensor | None], task: HeadTask, gr
     hidden, weight, _ = operands
     size = task.chunk or _chunk_rows(hidden.shape[0], weight, is_trained=gradients.weight is not None)
     wanted = any(part is not None for part in (gradients.hidden, gradients.weight, gradients.bias))
+    task = replace(task, gradients=wanted)
     found = []
     for rows, logits in _chunks(operands, size):
-        found.append(task.judge(logits, task, rows, wanted))
+        found.append(task.judge(logits, task, rows))
         if gradients.hidden is not None:
             torch.mm(logits, weight, out=gradients.hidden[rows])
         if gradients.weight is not None:
