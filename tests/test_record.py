@@ -149,6 +149,9 @@ def test_a_used_place_is_refused_and_left_alone(tmp_path: Path) -> None:
     file.write_text("x")
     with pytest.raises(RefusedError, match=r"holds a run \(step 3 of 9, stopped\).*attune resume"):
         RunFolder.create(used.path)
+    used.write_json("result.json", {"steps": 9, "total_steps": 9, "status": "done"})
+    with pytest.raises(RefusedError, match=r"\(step 9 of 9, done\).*attune eval \S+used\. Or choose another --out"):
+        RunFolder.create(used.path)
     with pytest.raises(RefusedError, match=r"not empty \(it holds notes\.txt\)"):
         RunFolder.create(other)
     with pytest.raises(RefusedError, match="is a file"):

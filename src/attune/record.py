@@ -252,8 +252,9 @@ def _describe_used(folder: Path) -> str:
     try:
         result = orjson.loads((folder / "result.json").read_bytes())
         where = f"step {result.get('steps')} of {result.get('total_steps')}, {result.get('status')}"
-        advice = f"Go on with it: attune resume {folder}. Or choose another --out."
-        return f"{folder} holds a run ({where}); it is never overwritten. {advice}"
+        done = result.get("status") == "done"
+        advice = f"Measure it: attune eval {folder}" if done else f"Go on with it: attune resume {folder}"
+        return f"{folder} holds a run ({where}); it is never overwritten. {advice}. Or choose another --out."
     except (OSError, orjson.JSONDecodeError):
         first = sorted(item.name for item in folder.iterdir())[:3]
         return f"{folder} is not empty (it holds {', '.join(first)}); a run needs a new folder. Choose another --out."
