@@ -213,11 +213,11 @@ def test_nothing_to_hold_is_an_error() -> None:
         quantise_linears(nn.Sequential(nn.Embedding(2, 2)))
 
 
-def differing(found: torch.Tensor, wanted: torch.Tensor) -> str:
-    """Say what differs between codes, if it is more than 1 in 10,000 or any by more than one level; else nothing."""
+def differing(found: torch.Tensor, wanted: torch.Tensor, allowed: float = 1e-4) -> str:
+    """Say what differs between codes, if it is more than a share or any by more than one level; else nothing."""
     steps = (found.cpu().int() - wanted.cpu().int()).abs()
     share, largest = float((steps > 0).double().mean()), int(steps.max())
-    if share <= 1e-4 and largest <= 1:
+    if share <= allowed and largest <= 1:
         return ""
     return f"{int((steps > 0).sum())} of {steps.numel()} codes differ, one of them by {largest} levels"
 
@@ -251,7 +251,8 @@ def test_the_device_packs_and_unpacks_as_the_twin_does(count: int, dtype: torch.
     packed = nf4.pack(flat, codes, grid)
     there = nf4.find_scales(flat.cuda())
     torch.testing.assert_close(there[1].cpu(), grid, rtol=1e-6, atol=0)
-    assert not (found := differing(there[0], codes)), f"scales: {found}"
+    # the largest of 64 numbers with 8 significant bits often lies half-way between two of 256 levels
+    assert not (found := differing(there[0], codes, 1e-2)), f"scales: {found}"
     again = nf4.pack(flat.cuda(), codes.cuda(), grid.cuda())
     assert not (found := differing(nibbles(again), nibbles(packed))), f"weights: {found}"
     got, want = torch.empty(count, dtype=dtype, device="cuda"), torch.empty(count, dtype=dtype)

@@ -63,6 +63,8 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, *, dropout: float, scale: float 
         last = first + queries.shape[2]
         # key c is hidden from query r if c > first + r
         mask = band[: queries.shape[2], seen - first : seen - first + last]
+        if mask.is_cuda:  # its kernels read several numbers at once and want them to begin at an even address
+            mask = mask.clone(memory_format=torch.contiguous_format)
         parts.append(
             F.scaled_dot_product_attention(
                 queries,
