@@ -24,6 +24,7 @@ from attune.cli.quickstart import quickstart
 from attune.cli.report import report
 from attune.cli.resume import resume
 from attune.cli.train import train
+from attune.cli.watch import watch
 from attune.errors import ResourceError, UserError
 
 BUG = 1
@@ -62,6 +63,7 @@ def build_app() -> typer.Typer:
     app.command("eval")(evaluate)
     app.command()(chat)
     app.command()(report)
+    app.command()(watch)
     return app
 
 
