@@ -186,7 +186,7 @@ def _go(run: RunFolder, inputs: Inputs, session: Session, tell: Listener) -> Run
         run, session.model, config=inputs.config, prepared=inputs.prepared, tokenizer=inputs.tokenizer, result=result
     )
     run.write_json("result.json", result)
-    write_trainer_state(run, result=result)
+    write_trainer_state(run, result=result, config=inputs.config)
     run.event("end", f"{result['steps']} steps, best step {result['best_step']}")
     tell("done", result)
     return Run(run.path, result)
