@@ -172,13 +172,7 @@ def test_steps_take_all_texts_in_turn(tmp_path: Path) -> None:
         assert sorted(flat[first : first + 40]) == list(range(40))
     mean = np.mean([replay.corpus.lengths[step].sum() for step in rows])
     assert mean == pytest.approx(replay.tokens, rel=0.15)
-    widths = prepare_lengths(case)
-    assert replay.tokens == pytest.approx(2.0 * 4 * widths.mean(), rel=0.3)
-
-
-def prepare_lengths(case: Case) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the lengths of the training rows."""
-    return case.prepared.train.lengths
+    assert replay.tokens == pytest.approx(2 * 4 * case.prepared.train.lengths.mean(), rel=0.3)
 
 
 def test_validation_rows_are_never_replayed(tmp_path: Path) -> None:
