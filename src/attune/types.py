@@ -207,7 +207,8 @@ class LedgerEntry:
 class Ledger:
     """All input rows, each in exactly one state, and all tokens of the training rows.
 
-    `tokens_in` = learned + context + lost; held-out rows are neither learned nor lost, so their tokens are not in it.
+    `tokens_in` + `tokens_augmented` = learned + context + lost; held-out rows are neither learned nor lost, so their
+    tokens are not in it.
     """
 
     rows: int
@@ -217,9 +218,12 @@ class Ledger:
     tokens_learned: int = 0
     tokens_context: int = 0  # seen but not learned: prompts and markup
     tokens_lost: int = 0  # of rows cut or dropped for length
+    augmented: int = 0  # rows made of training rows, beyond the input rows
+    tokens_augmented: int = 0  # all tokens of these
 
     def check(self) -> None:
         """Raise AssertionError if a row or token is unaccounted for."""
         assert sum(self.counts.values()) == self.rows, f"ledger: {dict(self.counts)} do not add up to {self.rows} rows"
         parts = self.tokens_learned + self.tokens_context + self.tokens_lost
-        assert parts == self.tokens_in, f"ledger: {parts} tokens accounted for, {self.tokens_in} came in"
+        came = self.tokens_in + self.tokens_augmented
+        assert parts == came, f"ledger: {parts} tokens accounted for, {came} came in or were made"

@@ -67,10 +67,10 @@ class Cache:
             prepared = unpack(document, arrays, template, look=look)
         except (OSError, ValueError, KeyError, TypeError, IndexError, _DamagedError) as error:
             shutil.rmtree(self.entry, ignore_errors=True)
-            self.note = f"damaged in the cache ({type(error).__name__}: {error})"
+            self.note = f"damaged in the cache ({_fault_text(error)})"
             return None
         _touch(self.entry)
-        return replace(prepared, notes=(f"prepared rows: found in the cache, {self.root}",))
+        return replace(prepared, notes=(f"prepared rows: found in the cache, {self.root}", *prepared.notes))
 
     def write(self, prepared: Prepared) -> Prepared:
         """Keep prepared rows, whole or not at all; return them with a note about it."""
@@ -83,7 +83,7 @@ class Cache:
             said = f"not kept: {error}"
         except OSError as error:
             said = f"not kept in {self.root}: {error.strerror or error}"
-        return replace(prepared, notes=(f"prepared rows: {self.note}; prepared anew and {said}",))
+        return replace(prepared, notes=(f"prepared rows: {self.note}; prepared anew and {said}", *prepared.notes))
 
 
 def open_cache(
@@ -185,6 +185,13 @@ def _save(entry: Path, document: Mapping[str, Any], arrays: Mapping[str, NDArray
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def _fault_text(error: Exception) -> str:
+    """Say what is wrong with an entry that cannot be read."""
+    if isinstance(error, OSError):
+        return f"{Path(error.filename).name if error.filename else 'a file'}: {error.strerror or error}"
+    return str(error) if isinstance(error, _DamagedError) else f"{DOCUMENT} holds something else than rows"
+
+
 def _load(entry: Path) -> tuple[Mapping[str, Any], dict[str, NDArray[Any]]]:
     """Return an entry's document and its arrays, which lie in the file until they are looked at.
 
@@ -192,11 +199,11 @@ def _load(entry: Path) -> tuple[Mapping[str, Any], dict[str, NDArray[Any]]]:
     """
     digest, _, text = (entry / DOCUMENT).read_bytes().partition(b"\n")
     if xxhash.xxh3_128_hexdigest(text).encode() != digest:
-        raise _DamagedError(DOCUMENT)
+        raise _DamagedError(f"{DOCUMENT} is not what was written")
     whole = json.loads(text)
     path = entry / ARRAYS
     if path.stat().st_size != whole["bytes"] or _hash_file(path) != whole["digest"]:
-        raise _DamagedError(ARRAYS)
+        raise _DamagedError(f"{ARRAYS} is not what was written")
     raw = np.memmap(path, np.uint8, mode="c") if whole["bytes"] else np.zeros(0, np.uint8)
     return whole["document"], {name: _array(raw, *place) for name, place in whole["arrays"].items()}
 

@@ -27,7 +27,7 @@ class Joined:
         numbers = [np.array(collection.fates.numbers, dtype=np.int64) for collection in collections]
         self.numbers = np.concatenate([of_file[own] for of_file, own in zip(numbers, rows, strict=True)])
         copies = None if all(weight == 1 for weight in weights) else np.repeat(weights, counts).astype(np.float32)
-        self.corpus = _join_corpora([collection.corpus() for collection in collections], copies)
+        self.corpus = join_corpora([collection.corpus() for collection in collections], copies)
 
     def draws_of(self, groups: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return each piece's draw, the same for a whole group: that of its first piece. `groups`: by survey number."""
@@ -57,7 +57,7 @@ class Joined:
         return tuple(examples)
 
 
-def _join_corpora(corpora: Sequence[Corpus], copies: NDArray[np.float32] | None) -> Corpus:
+def join_corpora(corpora: Sequence[Corpus], copies: NDArray[np.float32] | None) -> Corpus:
     """Return the rows of several corpora as one."""
     if len(corpora) == 1 and copies is None:
         return corpora[0]

@@ -36,6 +36,8 @@ def pack(prepared: Prepared) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "layouts": prepared.layouts,
         "valid_examples": [asdict(example) for example in prepared.valid_examples],
         "max_length": [prepared.max_length, prepared.max_length_reason],
+        "notes": prepared.notes,
+        "augmented": prepared.augmented,
     }
     arrays |= {"entries.states": entries.states, "entries.reasons": entries.reasons}
     read: dict[str, Any] = json.loads(json.dumps(document))
@@ -71,6 +73,8 @@ def unpack(document: Mapping[str, Any], arrays: Arrays, template: ChatTemplate, 
         max_length=document["max_length"][0],
         max_length_reason=document["max_length"][1],
         look=look,
+        notes=tuple(document["notes"]),
+        augmented=tuple(document["augmented"]),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attune.config import Config
+from attune.data.augment import Augmented, augment
 from attune.data.cache import open_cache
 from attune.data.collect import Collection
 from attune.data.corpus import STATES, Corpus, Entries
@@ -153,24 +154,47 @@ class _Preparation:
         else:
             train, valid, examples = self._split(joined, copies, surveyed)
         collections = (*trained, *held, *tests)
+        made = self._augment(train, list(zip(trained, sources, strict=True)), (*held, *tests), surveyed)
         entries = join_entries(collections)
-        ledger = _ledger(entries, trained, train)
+        ledger = _ledger(entries, trained, made)
         ledger.check()
         return Prepared(
-            train=train,
+            train=made.corpus,
             valid=valid,
             ledger=ledger,
             entries=entries,
             findings=in_order(
                 [*find(collections, self.template, surveyed, self.waivers), *find_ignored_files(data.train)]
             ),
-            preview=preview_rows(train, self.template.tokenizer, entries),
+            preview=preview_rows(made.corpus, self.template.tokenizer, entries, augmented=len(made.edits)),
             template=self.template,
             layouts={collection.intake.path: collection.intake.stated for collection in collections},
             valid_examples=examples,
             max_length=self.limit,
             max_length_reason=self.reason,
             look=lambda: (surveyed, collections),
+            notes=made.notes,
+            augmented=made.edits,
+        )
+
+    def _augment(
+        self,
+        train: Corpus,
+        trained: Sequence[tuple[Collection, DataFile]],
+        others: Sequence[Collection],
+        surveyed: Surveyed,
+    ) -> Augmented:
+        """Return the training rows with the variants that data.augment asks for."""
+        if not self.config.data.augment:
+            return Augmented(train)
+        return augment(
+            train,
+            [(collection, file.weight) for collection, file in trained],
+            others,
+            words=surveyed.store,
+            config=self.config,
+            masker=Masker(self.template, self.config.data.mask),
+            limit=self.limit,
         )
 
     def _collection(self, file: DataFile) -> Collection:
@@ -245,7 +269,7 @@ def _nothing_text(collections: Sequence[Collection], limit: int, policy: str) ->
     )
 
 
-def _ledger(entries: Entries, trained: Sequence[Collection], train: Corpus) -> Ledger:
+def _ledger(entries: Entries, trained: Sequence[Collection], made: Augmented) -> Ledger:
     """Return the sums. Tokens are those of the training rows: held-out rows and copies are neither learned nor lost."""
     counts = np.bincount(entries.states, minlength=len(STATES))
     reasons = Counter(zip(entries.states.tolist(), entries.reasons.tolist(), strict=True))
@@ -266,7 +290,9 @@ def _ledger(entries: Entries, trained: Sequence[Collection], train: Corpus) -> L
         counts={state: int(count) for state, count in zip(STATES, counts, strict=True)},
         reasons=named,
         tokens_in=tokens,
-        tokens_learned=train.num_learned,
-        tokens_context=kept - train.num_learned,
+        tokens_learned=made.corpus.num_learned,
+        tokens_context=kept + made.tokens - made.corpus.num_learned,
         tokens_lost=tokens - kept,
+        augmented=len(made.edits),
+        tokens_augmented=made.tokens,
     )

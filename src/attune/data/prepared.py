@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TypeAlias
 
@@ -39,6 +39,7 @@ class Prepared:
     max_length_reason: str
     look: Look  # read all rows, where that was not done yet
     notes: tuple[str, ...] = ()  # what a user should hear of how the rows came here
+    augmented: tuple[str, ...] = ()  # how each of the last rows of `train` was made of the row whose place it bears
 
     @cached_property
     def _looked(self) -> tuple[Surveyed, tuple[Collection, ...]]:
@@ -53,6 +54,14 @@ class Prepared:
     def collections(self) -> tuple[Collection, ...]:
         """The files as they were taken in; takes a whole preparation where the rows came from the cache."""
         return self._looked[1]
+
+    def ledger_lines(self) -> Iterator[dict[str, object]]:
+        """Yield a line of the ledger for every input row, then for every row that was made of one, its parent."""
+        for entry in self.entries:
+            yield {**asdict(entry.place), "state": entry.state, "reason": entry.reason}
+        first = self.train.num_rows - len(self.augmented)
+        for place, edit in zip(self.train.places[first:], self.augmented, strict=True):
+            yield {**asdict(place), "state": "augmented", "reason": edit, "parent": str(place)}
 
     @property
     def largest_id(self) -> int:

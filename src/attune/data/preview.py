@@ -15,8 +15,13 @@ from attune.data.encoding.tokenizer import Tokenizer
 PREVIEW_ROWS = 8
 
 
-def preview_rows(train: Corpus, tokenizer: Tokenizer, entries: Entries) -> tuple[Mapping[str, Any], ...]:
-    """Return rows to look at, spread over the corpus: each as pieces of text with 1 for learned, 0 for context."""
+def preview_rows(
+    train: Corpus, tokenizer: Tokenizer, entries: Entries, *, augmented: int = 0
+) -> tuple[Mapping[str, Any], ...]:
+    """Return rows to look at, spread over the corpus: each as pieces of text with 1 for learned, 0 for context.
+
+    `augmented`: how many rows at its end were made of others, whose places they bear.
+    """
     rows = np.unique(np.linspace(0, train.num_rows - 1, min(PREVIEW_ROWS, train.num_rows)).astype(int))
     state_of = {(place.file, place.line): "" for place in (train.places[int(row)] for row in rows)}
     lines = entries.places.lines
@@ -24,17 +29,24 @@ def preview_rows(train: Corpus, tokenizer: Tokenizer, entries: Entries) -> tuple
         number = entries.places.files.index(file)
         hits = np.flatnonzero((lines == line) & (entries.places.numbers == number))
         state_of[file, line] = STATES[int(entries.states[hits[0]])]
-    return tuple(_preview_row(train, int(row), tokenizer, state_of) for row in rows)
+    first_made = train.num_rows - augmented
+    return tuple(
+        _preview_row(train, row, tokenizer, _state(state_of, train, row) if row < first_made else "augmented")
+        for row in rows.tolist()
+    )
 
 
-def _preview_row(
-    train: Corpus, row: int, tokenizer: Tokenizer, state_of: Mapping[tuple[str, int], str]
-) -> Mapping[str, Any]:
+def _state(state_of: Mapping[tuple[str, int], str], train: Corpus, row: int) -> str:
+    place = train.places[row]
+    return state_of[place.file, place.line]
+
+
+def _preview_row(train: Corpus, row: int, tokenizer: Tokenizer, state: str) -> Mapping[str, Any]:
     place, (tokens, learned) = train.places[row], train.row(row)
     return {
         "file": place.file,
         "line": place.line,
-        "state": state_of[place.file, place.line],
+        "state": state,
         "tokens": len(tokens),
         "learned": int(learned.sum()),
         "pieces": pieces_of(tokens, learned, tokenizer),
