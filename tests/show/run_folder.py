@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.record import RunFolder
+from tests.show.watched import SPIKES, TICKET, make_alarms, write_watched
 
 STEPS = 282
 VALIDATE_EVERY = 28
@@ -22,8 +23,6 @@ HOSTILE = (
     "<!-- {{ 7 * 7 }} {% raw %} ${window.harmed = 5} -->",
     "</pre></article></main><iframe src=https://example.org></iframe><base href=https://example.org>",
 )
-
-TICKET = {"product": "router", "issue": "outage", "urgency": "high", "action": "replace", "order": "A-1042"}
 
 
 def write_run(
@@ -43,10 +42,11 @@ def write_run(
     )
     run.append("metrics.jsonl", *records)
     run.append("events.jsonl", *_events(best["step"], steps))
-    run.append("samples.jsonl", *_samples(best["step"]))
+    write_watched(run, valids, steps, texts=HOSTILE if hostile else ())
     run.append("preview.jsonl", *_preview(hostile))
     run.write_json("findings.json", FINDINGS)
     run.write_json("result.json", _result(records, best["step"], steps))
+    run.append("alarms.jsonl", *make_alarms(steps))
     if evaluated:
         run.write_json("eval/test.json", EVALUATION)
         run.write_lines("eval/test.jsonl", _eval_rows(hostile))
@@ -76,9 +76,10 @@ def _step(step: int, loss: float, part: float, *, rate: float, noise: float) -> 
         "learning_rate": rate,
         "epoch": 3 * part,
         "train_flos": 4.1e11 * step,
-        "grad_norm": 0.4 + 2 * math.exp(-8 * part) + 0.3 * noise,
+        "grad_norm": 9.5 if step in SPIKES else 0.4 + 2 * math.exp(-8 * part) + 0.3 * noise,
         "learned_tokens": 560 + step % 40,
         "tokens": 1420,
+        "replay_loss": 3.1 + 0.05 * noise,
         "tokens_per_s": 8200 + 900 * noise,
         "memory_gb": 1.21 + 0.1 * part,
         "mfu": None,
@@ -87,7 +88,12 @@ def _step(step: int, loss: float, part: float, *, rate: float, noise: float) -> 
 
 
 def _valid(step: int, loss: float, part: float) -> dict[str, Any]:
-    scores = {"val_loss": loss, "val_accuracy": math.exp(-loss / 1.4), "val_perplexity": math.exp(loss)}
+    scores = {
+        "val_loss": loss,
+        "val_accuracy": math.exp(-loss / 1.4),
+        "val_perplexity": math.exp(loss),
+        "val_exact_match": max(0.0, 0.9 - loss) if step else 0.0,
+    }
     return {"step": step, **scores, "val_rows": 200, "val_tokens": 7013, "time": 0.37 * step + 2}
 
 
@@ -102,14 +108,6 @@ def _events(best: int, steps: int) -> list[dict[str, Any]]:
 
 def _result(records: list[dict[str, Any]], best: int, steps: int) -> dict[str, Any]:
     last = [record for record in records if "loss" in record][-1]
-    alarm = {
-        "id": "G1",
-        "step": steps - 20,
-        "figure": 0.43,
-        "threshold": 0.41,
-        "severity": "warning",
-        "message": "Validation loss has risen three times: the model begins to learn the rows by heart.",
-    }
     return {
         "run": "runs/tickets-1",
         "steps": steps,
@@ -120,7 +118,7 @@ def _result(records: list[dict[str, Any]], best: int, steps: int) -> dict[str, A
         "epochs": 3.0,
         "seconds": 0.37 * steps + 6,
         "metrics": {"loss": last["loss"]},
-        "alarms": [alarm],
+        "alarms": make_alarms(steps),
     }
 
 
@@ -145,18 +143,6 @@ def _preview_row(line: int, asked: str, answer: str) -> dict[str, Any]:
         "learned": 41,
         "pieces": pieces,
     }
-
-
-def _samples(best: int) -> list[dict[str, Any]]:
-    known = {"file": "valid.jsonl", "line": 4, "prompt": "The parcel never came.", "reference": json.dumps(TICKET)}
-    told = [
-        ("base", 0, "The parcel never came. The the", False),
-        ("tuned", best, json.dumps({**TICKET, "urgency": "low"}), True),
-    ]
-    return [
-        {"step": step, "system": system, **known, "answer": answer, "finished": ended}
-        for system, step, answer, ended in told
-    ]
 
 
 def _eval_rows(hostile: bool) -> list[dict[str, Any]]:
@@ -233,8 +219,10 @@ LEDGER: dict[str, Any] = {
     },
     "tokens_in": 151302,
     "tokens_learned": 60411,
-    "tokens_context": 89120,
+    "tokens_context": 119330,
     "tokens_lost": 1771,
+    "augmented": 300,
+    "tokens_augmented": 30210,
 }
 FINDINGS = [
     {

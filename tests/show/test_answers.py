@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from attune.show.answers import eval_samples, training_samples
+from attune.show.answers import eval_samples, fields_right
 from attune.show.facts import Evaluation, read_facts
-from tests.show.run_folder import TICKET, write_run
+from tests.show.run_folder import write_run
+from tests.show.watched import TICKET
 
 
 def test_rows_come_in_file_order(tmp_path: Path) -> None:
@@ -60,10 +61,8 @@ def test_filters(tmp_path: Path) -> None:
     assert eval_samples(Evaluation("w", {}, (row,)))[0].kinds == ("wrong", "worse")
 
 
-def test_training_samples_show_the_latest_answer(tmp_path: Path) -> None:
-    """Without an evaluation the base model's answer stands beside the tuned one, marked when it ran on."""
-    samples = training_samples(read_facts(write_run(tmp_path, evaluated=False)))
-    assert len(samples) == 1
-    base, tuned = samples[0].answers
-    assert (base.system, base.finished) == ("base", False)
-    assert (tuned.system, tuned.finished) == ("tuned", True)
+def test_fields_right_are_counted() -> None:
+    """An answer's right fields are counted against all that it or the reference has; free text has none."""
+    assert fields_right('{"a": 1, "b": 2}', '{"a": 1, "b": 3, "c": 4}') == (1, 3)
+    assert fields_right('{"a": 1}', "no JSON") == (0, 1)
+    assert fields_right("free text", '{"a": 1}') == (0, 0)

@@ -45,8 +45,10 @@ def test_every_metric_has_its_chart(facts: Facts) -> None:
     recorded = [
         "perplexity",
         "accuracy",
+        "exact_match",
         "learning_rate",
         "grad_norm",
+        "replay_loss",
         "tokens_per_s",
         "memory_gb",
         "epoch",
@@ -112,16 +114,16 @@ def test_no_data_text_in_figures(facts: Facts) -> None:
 
 
 def test_funnel_adds_up() -> None:
-    """Each bar starts where the loss above it ended, and what is left is what was trained on or learned."""
+    """Each bar starts where the change above it ended, and what is left is what was trained on or learned."""
     rows, tokens = rows_funnel(LEDGER), tokens_funnel(LEDGER)
     assert rows is not None
     assert tokens is not None
     bars = rows.plot["data"][0]
-    assert bars["y"] == ["Rows in", "Held out", "Duplicate", "Dropped", "Trained on"]
-    assert bars["x"] == [1620, 80, 26, 14, 1500]
-    assert bars["base"] == [0, 1540, 1514, 1500, 0]
-    assert tokens.plot["data"][0]["x"] == [151302, 1771, 89120, 60411]
-    assert "Trained on 1,500 (92.6 %)" in rows.label
+    assert bars["y"] == ["Rows in", "Held out", "Duplicate", "Dropped", "Reworded", "Trained on"]
+    assert bars["x"] == [1620, 80, 26, 14, 300, 1800]
+    assert bars["base"] == [0, 1540, 1514, 1500, 1500, 0]
+    assert tokens.plot["data"][0]["x"] == [151302, 30210, 1771, 119330, 60411]
+    assert "Trained on 1,800 (93.8 %)" in rows.label
 
 
 def test_funnel_without_a_ledger() -> None:

@@ -35,10 +35,14 @@ def test_sections_in_order(page: Page) -> None:
     assert ids == [
         "verdict",
         "comparison",
+        "alarms",
         "curves",
+        "guards",
+        "loss-parts",
+        "followed",
+        "answers",
         "data",
         "rows",
-        "answers",
         "warnings",
         "settings",
         "machine",
@@ -51,7 +55,7 @@ def test_figures_of_the_run(page: Page) -> None:
     """What was measured stands on the page: key figures, the comparison, reasons, settings, machine, next command."""
     text = re.sub(r"\s+", " ", page.text.replace("\u00a0", " "))
     for wanted in (
-        "1,500", "60,411", "of 1,620 rows in", "4.871", "0.388", "1 min 50 s",
+        "1,800", "of 1,620 rows in, 300 reworded", "60,411", "of 1,620 rows in", "4.871", "0.388", "1 min 50 s",
         "Fields right", "0.0 %", "93.2 %", "+93.2", "+91.0 to +95.0", "< 0.001", "better", "no evidence",
         "a difference of 2.1 points would have shown",
         "duplicate: same prompt and answer", "Validation loss has risen three times", "role-order",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attune.show.facts import Evaluation, Facts, number
+from attune.show.facts import Evaluation, number
 from attune.show.words import LOSSES, SYSTEMS, metric_name, percent, place
 
 _NOT_JSON = object()
@@ -58,35 +58,18 @@ def eval_samples(evaluation: Evaluation) -> list[Sample]:
     return [_sample(row, row.get("answers"), row.get("finished"), row.get("scores")) for row in evaluation.rows]
 
 
-def training_samples(facts: Facts) -> list[Sample]:
-    """Return the prompts that were answered during training: the base model's answer and the latest tuned one."""
-    grouped: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
-    for record in facts.samples:
-        grouped.setdefault((record.get("file"), record.get("line")), []).append(record)
-    found = []
-    for records in grouped.values():
-        latest = {
-            str(record.get("system")): record
-            for record in sorted(records, key=lambda one: number(one.get("step")) or 0)
-        }
-        answers = {system: record.get("answer") for system, record in latest.items()}
-        finished = {system: record.get("finished") for system, record in latest.items()}
-        found.append(_sample(records[0], answers, finished, None))
-    return found
-
-
 def _sample(row: Mapping[str, Any], answers: Any, finished: Any, scores: Any) -> Sample:
     """Return one row with its answers in the order base, prompted, tuned."""
     said = answers if isinstance(answers, Mapping) else {}
     ended = finished if isinstance(finished, Mapping) else {}
     scored = scores if isinstance(scores, Mapping) else {}
     order = [system for system in SYSTEMS if system in said] + [system for system in said if system not in SYSTEMS]
-    reference = _text(row.get("reference"))
+    reference = text_of(row.get("reference"))
     told = tuple(
         Answer(
             str(system),
             SYSTEMS.get(system, str(system)),
-            _text(said[system]),
+            text_of(said[system]),
             bool(ended.get(system, True)),
             _scores(scored.get(system)),
         )
@@ -94,10 +77,19 @@ def _sample(row: Mapping[str, Any], answers: Any, finished: Any, scores: Any) ->
     )
     fields = _fields(reference, [answer.text for answer in told])
     kinds = _kinds(scored.get("base"), scored.get("tuned"))
-    return Sample(place(row), _text(row.get("prompt")), reference, told, fields, kinds)
+    return Sample(place(row), text_of(row.get("prompt")), reference, told, fields, kinds)
 
 
-def _text(value: Any) -> str:
+def fields_right(reference: str, answer: str) -> tuple[int, int]:
+    """Return how many fields of a JSON object an answer has right, of how many; none where the reference is no object.
+
+    Fields that only the answer has count, too: they are wrong.
+    """
+    cells = [cell for _, _, (cell,) in _fields(reference, [answer])]
+    return sum(cell.is_right for cell in cells), len(cells)
+
+
+def text_of(value: Any) -> str:
     """Return a text as it is and anything else as JSON."""
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
 

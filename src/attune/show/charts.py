@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from attune.show.facts import Facts, number
-from attune.show.words import count, figure, percent
+from attune.show.marks import Zone, alarm_marks, divergence_zone, shade, spike_marks
+from attune.show.words import count, figure, guard_name, percent
 
 Figure = dict[str, Any]
 Points = list[tuple[int, float]]
@@ -19,6 +20,7 @@ Format = Callable[[Any], str]
 MAX_POINTS = 1200  # of a curve; above it each bucket keeps its lowest and highest point, so that spikes stay
 MAX_TABLE_ROWS = 60
 FEW_POINTS = 30  # up to here a curve shows its points and needs no smoothing
+MAX_ALARMS_TOLD = 5  # in the words beside the loss chart; the table has all
 MANY_TIMES = 50  # a range this wide is drawn on a log axis
 
 
@@ -49,6 +51,7 @@ class Curve:
     limit: str = ""  # a setting drawn as a dashed line
     is_noisy: bool = False  # a running mean is drawn over it
     from_zero: bool = False  # a small change must not look like a large one
+    has_spikes: bool = False  # steps that an alarm names are marked
 
 
 SMALL = (
@@ -63,8 +66,26 @@ SMALL = (
         is_noisy=True,
         from_zero=True,
     ),
+    Curve(
+        "exact_match",
+        "Answers predicted whole",
+        "exact_match",
+        "share of validation rows",
+        percent,
+        ".0%",
+        from_zero=True,
+    ),
     Curve("learning_rate", "Learning rate", "learning_rate", "of each step", tick="~g", from_zero=True),
-    Curve("grad_norm", "Gradient norm", "grad_norm", "before clipping", limit="train.clip", from_zero=True),
+    Curve(
+        "grad_norm",
+        "Gradient norm",
+        "grad_norm",
+        "before clipping",
+        limit="train.clip",
+        from_zero=True,
+        has_spikes=True,
+    ),
+    Curve("replay_loss", "Replay loss", "replay_loss", "nats per replayed token", is_noisy=True),
     Curve("tokens_per_s", "Speed", "tokens_per_s", "tokens per second", count, "~s", from_zero=True),
     Curve("memory_gb", "Peak memory", "memory_gb", "GB", from_zero=True),
     Curve("epoch", "Epoch", "epoch", "passes over the rows", from_zero=True),
@@ -79,20 +100,26 @@ def loss_chart(facts: Facts) -> Chart:
     base = number((facts.base or {}).get("val_loss"))
     best = facts.best
     traces = [*_train_traces(train), *_valid_traces(valid)]
-    layout = _layout(facts)
+    layout = steps_layout(facts)
     if base is not None:
-        traces.append(_level("base model", base, _span(train, valid)))
+        traces.append(draw_level("base model", base, _span(train, valid)))
         traces.append(_note_on_level(f"base model {figure(base)}", base, _span(train, valid)[1]))
     best_loss = number((best or {}).get("val_loss"))
     if best is not None and best_loss is not None:
         traces.append(_mark("best step", int(best["step"]), best_loss))
         layout["shapes"].append(_upright(int(best["step"])))
+    zone = divergence_zone(facts)
+    if zone is not None:
+        shape, words = shade(zone)
+        layout["shapes"].append(shape)
+        layout["annotations"].append(words)
+    traces += alarm_marks(facts)
     header, rows = _table(train, valid, figure)
     return Chart(
         "loss",
         "Loss",
         "nats per learned token",
-        _loss_label(train, valid, base, best),
+        _loss_label(train, valid, base, best) + _marked(facts, zone),
         {"data": traces, "layout": layout},
         header,
         rows,
@@ -134,10 +161,10 @@ def smooth(curve: Points) -> Points:
 def _small_chart(curve: Curve, facts: Facts) -> Chart | None:
     """Return one further curve with its validation twin, or None if it was not recorded."""
     train, valid = points(facts.steps, curve.key), points(facts.valids, f"val_{curve.key}")
-    if not train and not valid:
-        return None
-    layout = _layout(facts, tick=curve.tick, from_zero=curve.from_zero)
     values = [value for _, value in [*train, *valid]]
+    if not values or (curve.key == "exact_match" and not any(values)):
+        return None  # long free text is never predicted whole: a line at zero says nothing
+    layout = steps_layout(facts, tick=curve.tick, from_zero=curve.from_zero)
     if curve.key == "perplexity" and min(values) > 0 and max(values) > MANY_TIMES * min(values):
         layout["yaxis"]["type"] = "log"
     traces = [*_train_traces(train, can_smooth=curve.is_noisy), *_valid_traces(valid)]
@@ -145,7 +172,8 @@ def _small_chart(curve: Curve, facts: Facts) -> Chart | None:
     limit = number(facts.config.get(curve.limit))
     for name, level in (("base model", base), (curve.limit, limit)):
         if level is not None:
-            traces.append(_level(name, level, _span(train, valid)))
+            traces.append(draw_level(name, level, _span(train, valid)))
+    traces += spike_marks(facts, curve.key) if curve.has_spikes else []
     layout["showlegend"] = len(traces) > 1
     header, rows = _table(train, valid, curve.show)
     return Chart(
@@ -164,9 +192,9 @@ def _train_traces(curve: Points, *, can_smooth: bool = True) -> list[Figure]:
     if not curve:
         return []
     if len(curve) <= FEW_POINTS or not can_smooth:
-        return [_line("train", thin(curve), "var(--train)")]
-    raw = _line("train, each step", thin(curve), "var(--train-pale)", width=1)
-    return [raw, _line("train, smoothed", thin(smooth(curve)), "var(--train)")]
+        return [draw_line("train", thin(curve), "var(--train)")]
+    raw = draw_line("train, each step", thin(curve), "var(--train-pale)", width=1)
+    return [raw, draw_line("train, smoothed", thin(smooth(curve)), "var(--train)")]
 
 
 def _valid_traces(curve: Points) -> list[Figure]:
@@ -176,10 +204,13 @@ def _valid_traces(curve: Points) -> list[Figure]:
     mode = "lines+markers" if len(curve) <= 2 * FEW_POINTS else "lines"
     # The hover shows the nearest validation, which seldom is at the step under the pointer: it names its own.
     hover = "%{y:.4~g} (step %{x:,d})"
-    return [_line("validation", thin(curve), "var(--valid)") | {"mode": mode, "marker": marker, "hovertemplate": hover}]
+    return [
+        draw_line("validation", thin(curve), "var(--valid)") | {"mode": mode, "marker": marker, "hovertemplate": hover}
+    ]
 
 
-def _line(name: str, curve: Points, color: str, *, width: float = 2) -> Figure:
+def draw_line(name: str, curve: Points, color: str, *, width: float = 2) -> Figure:
+    """Return a curve as a trace; a short one shows its points."""
     return {
         "type": "scatter",
         "name": name,
@@ -197,15 +228,16 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _level(name: str, value: float, span: tuple[int, int]) -> Figure:
-    line = _line(name, [(span[0], value), (span[1], value)], "var(--level)", width=1.5)
+def draw_level(name: str, value: float, span: tuple[int, int]) -> Figure:
+    """Return a dashed line at one height over the steps of `span`."""
+    line = draw_line(name, [(span[0], value), (span[1], value)], "var(--level)", width=1.5)
     return {**line, "mode": "lines", "line": {"color": "var(--level)", "width": 1.5, "dash": "dash"}}
 
 
 def _mark(name: str, step: int, value: float) -> Figure:
     marker = {"symbol": "diamond", "size": 12, "color": "var(--valid)", "line": {"color": "var(--paper)", "width": 2}}
     return {
-        **_line(name, [(step, value)], "var(--valid)"),
+        **draw_line(name, [(step, value)], "var(--valid)"),
         "mode": "markers",
         "marker": marker,
         "name": f"{name} ({step:,})",
@@ -236,7 +268,7 @@ def _span(train: Points, valid: Points) -> tuple[int, int]:
     return (min(steps), max(steps)) if steps else (0, 1)
 
 
-def _layout(facts: Facts, *, tick: str = "", from_zero: bool = False) -> Figure:
+def steps_layout(facts: Facts, *, tick: str = "", from_zero: bool = False) -> Figure:
     """Return the look that all charts over steps share, with one x range for all."""
     axis = {
         "color": "var(--muted)",
@@ -283,14 +315,14 @@ def shared_look() -> Figure:
 def _table(train: Points, valid: Points, show: Format) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Return the curve as a table: evenly spaced steps, and each validation while there are few."""
     trained, validated = dict(train), dict(valid)
-    chosen = set(_evenly(sorted(trained), MAX_TABLE_ROWS)) | set(_evenly(sorted(validated), MAX_TABLE_ROWS))
+    chosen = set(evenly(sorted(trained), MAX_TABLE_ROWS)) | set(evenly(sorted(validated), MAX_TABLE_ROWS))
     if not validated:
         return ("Step", "Train"), tuple((f"{step:,}", show(trained.get(step))) for step in sorted(chosen))
     rows = tuple((f"{step:,}", show(trained.get(step)), show(validated.get(step))) for step in sorted(chosen))
     return ("Step", "Train", "Validation"), rows
 
 
-def _evenly(steps: list[int], limit: int) -> list[int]:
+def evenly(steps: list[int], limit: int) -> list[int]:
     """Return at most `limit` of the steps, the first and the last among them."""
     if len(steps) <= limit:
         return steps
@@ -298,19 +330,32 @@ def _evenly(steps: list[int], limit: int) -> list[int]:
 
 
 def _curve_label(curve: Curve, train: Points, valid: Points) -> str:
-    parts = [_from_to(name, some, curve.show) for name, some in (("train", train), ("validation", valid)) if some]
+    parts = [from_to(name, some, curve.show) for name, some in (("train", train), ("validation", valid)) if some]
     return f"{curve.title} over steps: {'; '.join(parts)}."
 
 
-def _from_to(name: str, curve: Points, show: Format) -> str:
+def from_to(name: str, curve: Points, show: Format) -> str:
+    """Return where a curve begins and ends in words."""
     return f"{name} from {show(curve[0][1])} at step {curve[0][0]:,} to {show(curve[-1][1])} at step {curve[-1][0]:,}"
 
 
 def _loss_label(train: Points, valid: Points, base: float | None, best: Mapping[str, Any] | None) -> str:
     """Return the loss chart in a sentence, for those who do not see it."""
-    parts = [_from_to(name, some, figure) for name, some in (("train", train), ("validation", valid)) if some]
+    parts = [from_to(name, some, figure) for name, some in (("train", train), ("validation", valid)) if some]
     if base is not None:
         parts.append(f"base model {figure(base)} (dashed)")
     if best is not None:
         parts.append(f"best at step {best['step']:,}")
     return f"Loss over steps: {'; '.join(parts)}." if parts else "No loss was recorded."
+
+
+def _marked(facts: Facts, zone: Zone | None) -> str:
+    """Return what is marked on the loss chart in words."""
+    parts = []
+    if zone is not None:
+        parts.append(f" Validation parts from training from step {zone.start:,} on (shaded).")
+    alarms = [f"{guard_name(alarm.get('id'))} at step {alarm['step']:,}" for alarm in facts.alarms]
+    if alarms:
+        more = f" and {len(alarms) - MAX_ALARMS_TOLD} more" if len(alarms) > MAX_ALARMS_TOLD else ""
+        parts.append(f" Alarms: {', '.join(alarms[:MAX_ALARMS_TOLD])}{more}.")
+    return "".join(parts)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from attune.show.words import count, duration, figure, percent, rows_of, visible
-from attune.types import StepRecord, ValidRecord
+from attune.show.words import SEVERITIES, count, duration, figure, percent, rows_of, visible
+from attune.types import Alarm, StepRecord, ValidRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 10
 MAX_FINDINGS = 2  # lines; the rest is counted. The whole of a normal run is at most 25 lines.
 MAX_NOTES = 2
+MAX_ALARM_LINES = 6  # alarms and what to do; the rest is counted
 
 
 class Console:
@@ -35,6 +37,7 @@ class Console:
         self._base: ValidRecord | None = None
         self._best: float | None = None
         self._notes = 0
+        self._alarm_lines = 0
 
     def __enter__(self) -> Self:
         return self
@@ -149,6 +152,19 @@ class Console:
         seconds = (self._clock() - self._first[0]) / (step - self._first[1])
         return f"  {duration(seconds * (total - step))} left"
 
+    def _on_alarm(self, alarm: Alarm) -> None:
+        """Say what a guard saw and what to do about it."""
+        when = f"at step {count(alarm.step)}" if alarm.step else "before training"
+        said = [("alarm", f"{alarm.severity}, {alarm.name} {when}: {alarm.message}")]
+        said += [("", alarm.fix)] if alarm.fix and alarm.severity != "info" else []
+        if self._alarm_lines + len(said) > MAX_ALARM_LINES:
+            self._alarm_lines = MAX_ALARM_LINES  # what comes later is counted at the end, and in order
+            return
+        self._flush()
+        self._alarm_lines += len(said)
+        for label, text in said:
+            self.line(label, text)
+
     def _on_note(self, text: str) -> None:
         self._notes += 1
         if self._notes <= MAX_NOTES:
@@ -170,6 +186,8 @@ class Console:
         run = result["run"]
         if self._notes > MAX_NOTES:
             self.line("note", f"{self._notes - MAX_NOTES} more in {run}/events.jsonl")
+        if result.get("alarms"):
+            self.line("alarms", alarms_counted(result["alarms"]))
         label = "stopped" if result["stopped_early"] else "done"
         early = " early" if result["stopped_early"] else ""
         self.line(label, f"{count(result['steps'])} steps{early}, {duration(result['seconds'])}{self._gain(result)}")
@@ -201,6 +219,17 @@ def data_lines(prepared: Any) -> Iterator[tuple[str, str]]:
         yield finding.severity, f"{finding.id} {finding.message}"
     if len(pressing) > MAX_FINDINGS:
         yield "warning", f"and {len(pressing) - MAX_FINDINGS} more: attune check lists all"
+
+
+def alarms_counted(alarms: Sequence[Any]) -> str:
+    """Return how many alarms there were of each severity, from their records or their entries in result.json."""
+    found = Counter(alarm["severity"] if isinstance(alarm, Mapping) else alarm.severity for alarm in alarms)
+    kinds = [
+        f"{found[severity]} {severity}{'s' * (found[severity] > 1 and severity != 'info')}"
+        for severity in SEVERITIES
+        if found[severity]
+    ]
+    return f"{', '.join(kinds)}: what they mean and what to do is in the report"
 
 
 def rate(tokens_per_s: float) -> str:

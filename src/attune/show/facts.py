@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,12 @@ class Facts:
     findings: tuple[Record, ...]
     evals: tuple[Evaluation, ...]  # newest first
     problems: tuple[str, ...]
+    probes: tuple[Record, ...] = ()  # what the guards measured, one per validation
+    alarms: tuple[Record, ...] = ()  # in the order in which they were raised
+    row_losses: tuple[Record, ...] = ()  # of the validation rows, one record per validation
+    breakdowns: tuple[Record, ...] = ()  # the validation loss by source, turn, position and length
+    extremes: Record = field(default_factory=dict)  # worst and best rows of the last validation
+    batches: tuple[Record, ...] = ()  # the rows of steps that an alarm names
 
     @property
     def base(self) -> Record | None:
@@ -64,12 +70,25 @@ class Facts:
         """
         tuned = [record for record in self.valids if record["step"] > 0]
         chosen = self.result.get("best_step") if self.status != "running" else None
-        metric = str(self.config.get("early_stop.metric", "val_loss"))
-        measured = [record for record in tuned if number(record.get(metric)) is not None]
         found = [record for record in tuned if record["step"] == chosen]
-        if found or not measured:
+        scored = [(score, record) for record in tuned if (score := self.score(record)) is not None]
+        if found or not scored:
             return found[0] if found else None
-        return (max if metric == "val_accuracy" else min)(measured, key=lambda record: record[metric])
+        return (min if self.metric == "val_loss" else max)(scored, key=lambda pair: pair[0])[1]
+
+    @property
+    def metric(self) -> str:
+        """What chooses the step that is kept."""
+        known = str(self.config.get("early_stop.metric", "val_loss"))
+        return "val_loss" if known == "auto" else known
+
+    def score(self, valid: Record) -> float | None:
+        """Return what the choosing metric says of a validation; task metrics stand in the probe of its step."""
+        return number(valid.get(self.metric, mapping(self.probe(valid["step"]).get("scores")).get(self.metric)))
+
+    def probe(self, step: int) -> Record:
+        """Return what the guards measured at a step; nothing if they did not."""
+        return next((record for record in self.probes if record["step"] == step), {})
 
     @property
     def status(self) -> str:
@@ -95,13 +114,14 @@ def read_facts(run: Path) -> Facts:
     metrics = _read_lines(run, "metrics.jsonl", problems)
     manifest = _read_object(run, "manifest.json", problems)
     ledger = _read_lines(run, "ledger.jsonl", problems, limit=1)
+    result = _read_object(run, "result.json", problems)
     return Facts(
         name=run.resolve().name,
         folder=_typed(run),
         has_checkpoint=any(run.glob("checkpoints/step-*")),
         config=read_config(run, problems),
         manifest=manifest,
-        result=_read_object(run, "result.json", problems),
+        result=result,
         ledger=mapping(ledger[0].get("summary")) if ledger else {},
         steps=_last_of_each_step(metrics, "loss"),
         valids=_last_of_each_step(metrics, "val_loss"),
@@ -110,8 +130,25 @@ def read_facts(run: Path) -> Facts:
         preview=tuple(_read_lines(run, "preview.jsonl", problems)),
         findings=_read_findings(run, problems),
         evals=_read_evals(run, problems),
+        probes=_last_of_each_step(metrics, "probe_loss"),
+        alarms=_read_alarms(run, result, problems),
+        row_losses=_last_of_each_step(_read_lines(run, "rows.jsonl", problems), "val_row_loss"),
+        breakdowns=_last_of_each_step(_read_lines(run, "breakdown.jsonl", problems), "parts"),
+        extremes=_read_object(run, "extremes.json", problems),
+        batches=_last_of_each_step(_read_lines(run, "batches.jsonl", problems), "rows"),
         problems=tuple(problems),
     )
+
+
+def _read_alarms(run: Path, result: Record, problems: list[str]) -> tuple[Record, ...]:
+    """Return the alarms as they were raised; a run without their file has them in its result only."""
+    raised = _read_lines(run, "alarms.jsonl", problems) or records_of(result.get("alarms"))
+    return tuple(alarm for alarm in raised if isinstance(alarm.get("step"), int))
+
+
+def records_of(value: Any) -> list[Record]:
+    """Return the tables of a list; an empty list for anything else."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _typed(run: Path) -> str:
@@ -148,8 +185,7 @@ def _read_object(run: Path, name: str, problems: list[str]) -> Record:
 
 
 def _read_findings(run: Path, problems: list[str]) -> tuple[Record, ...]:
-    found = _read_json(run, "findings.json", problems)
-    return tuple(item for item in found if isinstance(item, dict)) if isinstance(found, list) else ()
+    return tuple(records_of(_read_json(run, "findings.json", problems)))
 
 
 def _read_lines(run: Path, name: str, problems: list[str], limit: int | None = None) -> list[Record]:

@@ -1,8 +1,9 @@
-"""Where rows and tokens went: each loss a bar that starts where the one above it ended, so that all adds up."""
+"""Where rows and tokens went: each change a bar that starts where the one above it ended, so that all adds up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from typing import Any
 
 from attune.show.charts import Chart, Figure, shared_look
@@ -20,8 +21,9 @@ def rows_funnel(ledger: Mapping[str, Any]) -> Chart | None:
     if not isinstance(counts, Mapping) or not number(ledger.get("rows")):
         return None
     names = {"held_out": "Held out", "duplicate": "Duplicate", "dropped": "Dropped"}
-    losses = [(name, int(counts.get(key, 0)), _USED if key == "held_out" else _UNUSED) for key, name in names.items()]
-    return _funnel("Rows", ("Rows in", int(ledger["rows"]), _ALL), losses, "Trained on")
+    changes = [(name, -int(counts.get(key, 0)), _USED if key == "held_out" else _UNUSED) for key, name in names.items()]
+    changes += _gain("Reworded", ledger.get("augmented"))
+    return _funnel("Rows", ("Rows in", int(ledger["rows"]), _ALL), changes, "Trained on")
 
 
 def tokens_funnel(ledger: Mapping[str, Any]) -> Chart | None:
@@ -29,28 +31,37 @@ def tokens_funnel(ledger: Mapping[str, Any]) -> Chart | None:
     if not number(ledger.get("tokens_in")):
         return None
     lost, context = int(ledger.get("tokens_lost", 0)), int(ledger.get("tokens_context", 0))
-    losses = [("Lost to length", lost, _UNUSED), ("Context", context, _USED)]
-    return _funnel("Tokens", ("Tokens in", int(ledger["tokens_in"]), _ALL), losses, "Learned")
+    changes = [*_gain("Reworded", ledger.get("tokens_augmented")), ("Lost to length", -lost, _UNUSED)]
+    changes.append(("Context", -context, _USED))
+    return _funnel("Tokens", ("Tokens in", int(ledger["tokens_in"]), _ALL), changes, "Learned")
 
 
-def _funnel(title: str, whole: Stage, losses: list[Stage], rest_name: str) -> Chart:
-    """Return a bar for all, one for each loss where the last one ended, and one for the rest."""
+def _gain(name: str, made: Any) -> list[Stage]:
+    """Return what was made of the rows beside them, if anything was."""
+    return [(name, int(made), _LEARNED)] if number(made) else []
+
+
+def _funnel(title: str, whole: Stage, changes: list[Stage], rest_name: str) -> Chart:
+    """Return a bar for all, one for each change where the last one ended, and one for the rest."""
     all_in = whole[1]
-    rest = (rest_name, all_in - sum(lost for _, lost, _ in losses), _LEARNED)
-    stages = [whole, *losses, rest]
+    ends = list(accumulate((change for _, change, _ in changes), initial=all_in))
+    stages = [whole, *((name, abs(change), color) for name, change, color in changes), (rest_name, ends[-1], _LEARNED)]
     names = [name for name, _, _ in stages]
-    texts = [count(all_in), *(f"{count(value)} ({percent(value / all_in)})" for _, value, _ in stages[1:])]
+    signs = ["", *("+" * (change > 0) for _, change, _ in changes), ""]
+    total = all_in + sum(max(0, change) for _, change, _ in changes)
+    shares = [f" ({percent(value / total)})" if at else "" for at, (_, value, _) in enumerate(stages)]
+    texts = [f"{sign}{count(stage[1])}{share}" for sign, stage, share in zip(signs, stages, shares, strict=True)]
     bars = {
         "type": "bar",
         "orientation": "h",
         "y": names,
         "x": [value for _, value, _ in stages],
-        "base": [0, *_starts(all_in, losses), 0],
+        "base": [0, *(min(pair) for pair in pairwise(ends)), 0],
         "marker": {"color": [color for _, _, color in stages]},
         "hovertemplate": "%{y}: %{customdata}<extra></extra>",
         "customdata": texts,
     }
-    layout = _layout(all_in) | {"annotations": [_bar_text(*pair) for pair in zip(names, texts, strict=True)]}
+    layout = _layout(max(ends)) | {"annotations": [_bar_text(*pair) for pair in zip(names, texts, strict=True)]}
     return Chart(
         id=f"funnel_{title.lower()}",
         title=title,
@@ -58,7 +69,7 @@ def _funnel(title: str, whole: Stage, losses: list[Stage], rest_name: str) -> Ch
         label=f"{title}: " + ", ".join(f"{name} {text}" for name, text in zip(names, texts, strict=True)),
         plot={"data": [bars], "layout": layout},
         header=("", title, "Share"),
-        rows=tuple((name, count(value), percent(value / all_in)) for name, value, _ in stages),
+        rows=tuple((name, count(value), percent(value / total)) for name, value, _ in stages),
         is_linked=False,
     )
 
@@ -66,22 +77,13 @@ def _funnel(title: str, whole: Stage, losses: list[Stage], rest_name: str) -> Ch
 def _layout(whole: int) -> Figure:
     axis = {"color": "var(--ink)", "zeroline": False, "fixedrange": True}
     names = {"autorange": "reversed", "automargin": True, "ticks": "", "showgrid": False, "ticklabelstandoff": 8}
-    own = {"hovermode": "closest", "showlegend": False, "bargap": 0.35, "margin": {"l": 8, "r": 120, "t": 8, "b": 8}}
+    own = {"hovermode": "closest", "showlegend": False, "bargap": 0.35, "margin": {"l": 8, "r": 140, "t": 8, "b": 8}}
     return {
         **shared_look(),
         **own,
         "xaxis": {**axis, "visible": False, "range": [0, whole]},
         "yaxis": {**axis, **names},
     }
-
-
-def _starts(whole: int, losses: list[Stage]) -> list[int]:
-    """Return where the bar of each loss starts: it takes its part off the end of what was left."""
-    left, starts = whole, []
-    for _, lost, _ in losses:
-        left -= lost
-        starts.append(left)
-    return starts
 
 
 def _bar_text(name: str, text: str) -> Figure:

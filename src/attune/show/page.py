@@ -25,6 +25,7 @@ MAX_ROWS_BYTES = 900_000  # of the page, for the mask viewer; Plotly takes 4.8 o
 
 # The map styles that Plotly puts on every page unless an element of this name is there; an empty one keeps them out.
 _MAP_STYLES = re.compile(r'getElementById\("([0-9a-f]{64})"\)')
+_FLAG = re.compile(r"((?<!\S)--[a-z_]+(?:\.[a-z_]+)*)")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -106,6 +107,11 @@ def clip(value: Any, limit: int = MAX_TEXT) -> str:
     return text if len(text) <= limit else f"{text[:limit]} [... {len(text) - limit:,} more characters]"
 
 
+def flags(text: str) -> list[tuple[str, bool]]:
+    """Return a text in pieces, each with whether it is a flag, such as --train.clip."""
+    return [(piece, at % 2 == 1) for at, piece in enumerate(_FLAG.split(str(text))) if piece]
+
+
 def tie(text: str) -> str:
     """Return the text with numbers tied to their percent signs, so that no line breaks between them."""
     return re.sub(r"(?<=[0-9]) (?=%)", "\u00a0", text)
@@ -126,6 +132,7 @@ def _environment() -> Environment:
     environment.filters.update(
         {name: getattr(words, name) for name in shown},
         clip=clip,
+        flags=flags,
         tie=tie,
         percent=lambda value: tie(words.percent(value)),
     )

@@ -7,14 +7,18 @@ from typing import Any
 
 from attune.errors import ConfigError
 from attune.record import RunFolder
-from attune.show import sections, words
-from attune.show.answers import Sample, eval_samples, training_samples
-from attune.show.charts import loss_chart, small_charts
-from attune.show.facts import Facts, mapping, number, read_facts
+from attune.show import alarms, sections, verdict
+from attune.show.answers import eval_samples
+from attune.show.breakdown import break_down
+from attune.show.charts import Chart, loss_chart, small_charts
+from attune.show.extremes import heated_rows
+from attune.show.facts import Facts, Record, mapping, number, read_facts
+from attune.show.followed import followed_prompts
 from attune.show.funnel import rows_funnel, tokens_funnel
-from attune.show.page import MAX_ROWS_BYTES, Shown, cap, fit, preview_row, render_page
+from attune.show.guard_charts import answer_charts, forgetting_charts, memorising_charts
+from attune.show.page import Shown, cap, fit, preview_row, render_page
 
-MAX_ANSWERS_BYTES = 900_000
+MAX_PART_BYTES = 500_000  # of the page for each kind of rows; Plotly takes 4.8 of the 8 MB that a page may have
 FIRST_ANSWERS = 3
 
 
@@ -31,27 +35,36 @@ def write_report(run: Path) -> Path:
 
 def render_report(facts: Facts) -> str:
     """Return the report as HTML."""
-    loss, small = loss_chart(facts), small_charts(facts)
-    funnels = [chart for chart in (rows_funnel(facts.ledger), tokens_funnel(facts.ledger)) if chart]
-    headline, sentences = words.verdict(facts)
+    charts: dict[str, list[Chart]] = {
+        "small": small_charts(facts),
+        "funnels": [one for one in (rows_funnel(facts.ledger), tokens_funnel(facts.ledger)) if one],
+        "forgetting": forgetting_charts(facts),
+        "memorising": memorising_charts(facts),
+        "answering": answer_charts(facts),
+    }
+    loss = loss_chart(facts)
+    headline, sentences = verdict.verdict(facts)
     return render_page(
         "report.html",
-        (loss, *small, *funnels),
+        (loss, *(chart for some in charts.values() for chart in some)),
         facts=facts,
         headline=headline,
         sentences=sentences,
-        warnings=sections.count_warnings(facts),
+        alarm_sentence=verdict.alarm_sentence(facts),
+        pressing=alarms.pressing_alarms(facts),
+        num_findings=sections.count_findings(facts),
         key_figures=sections.key_figures(facts),
         comparisons=[sections.comparison(one) for one in facts.evals],
         loss=loss,
-        small=small,
-        funnels=funnels,
-        reasons=cap(_reasons(facts)),
-        rows=fit((preview_row(row) for row in facts.preview), len(facts.preview), MAX_ROWS_BYTES),
-        answers=_answers(facts),
+        **charts,
+        **_alarms(facts),
+        openers=sections.openers(facts),
+        guard_seconds=sum(number(record.get("seconds")) or 0 for record in facts.probes),
+        breakdown=break_down(facts),
+        **_rows(facts),
         first_answers=FIRST_ANSWERS,
+        reasons=cap(_reasons(facts)),
         findings=cap(facts.findings),
-        alarms=cap(facts.result.get("alarms") or ()),
         events=cap(facts.events),
         settings=cap(sections.settings(facts)),
         machine=cap(sections.machine(facts)),
@@ -59,13 +72,28 @@ def render_report(facts: Facts) -> str:
     )
 
 
+def _alarms(facts: Facts) -> Record:
+    """Return the alarms, and the steps whose rows were recorded."""
+    spikes = alarms.spikes(facts)
+    return {
+        "alarms": cap(alarms.sorted_alarms(facts)),
+        "spikes": cap(spikes),
+        "repeated": alarms.repeated_rows(spikes),
+    }
+
+
+def _rows(facts: Facts) -> dict[str, Shown]:
+    """Return the rows and answers that stand on the page, each kind within its share of the bytes."""
+    answers = eval_samples(facts.evals[0]) if facts.evals else []
+    heated, followed = heated_rows(facts), followed_prompts(facts)
+    return {
+        "rows": fit((preview_row(row) for row in facts.preview), len(facts.preview), MAX_PART_BYTES),
+        "answers": fit(answers, len(answers), MAX_PART_BYTES),
+        "heated": fit(heated, len(heated), MAX_PART_BYTES),
+        "followed": fit(followed, len(followed), MAX_PART_BYTES),
+    }
+
+
 def _reasons(facts: Facts) -> list[tuple[str, Any]]:
     """Return why rows were not used whole, the most frequent reason first."""
     return sorted(mapping(facts.ledger.get("reasons")).items(), key=lambda item: -(number(item[1]) or 0))
-
-
-def _answers(facts: Facts) -> Shown:
-    """Return the sample answers: of the newest evaluation, else of the prompts followed during training."""
-    samples: list[Sample] = eval_samples(facts.evals[0]) if facts.evals else []
-    samples = samples or training_samples(facts)
-    return fit(samples, len(samples), MAX_ANSWERS_BYTES)

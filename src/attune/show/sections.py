@@ -26,10 +26,9 @@ _MANIFEST = (
 )
 
 
-def count_warnings(facts: Facts) -> int:
-    """Return how many alarms and findings a reader should know before relying on the result."""
-    serious = [finding for finding in facts.findings if finding.get("severity") in {"error", "warning"}]
-    return len(serious) + len(facts.result.get("alarms") or ())
+def count_findings(facts: Facts) -> int:
+    """Return how many findings in the data a reader should know before relying on the result."""
+    return sum(finding.get("severity") in {"error", "warning"} for finding in facts.findings)
 
 
 def key_figures(facts: Facts) -> list[KeyFigure]:
@@ -37,32 +36,58 @@ def key_figures(facts: Facts) -> list[KeyFigure]:
     ledger, best = facts.ledger, facts.best
     counts = mapping(ledger.get("counts"))
     trained = sum(number(counts.get(state)) or 0 for state in ("used", "cut")) if counts else None
+    made = number(ledger.get("augmented")) or 0
     rows_in = f"of {words.count(ledger.get('rows'))} rows in" if counts else "no ledger"
+    rows_in += f", {words.count(made)} reworded" if made else ""
     tokens_in = f"of {words.count(ledger.get('tokens_in'))} tokens in" if ledger else "no ledger"
     last = facts.steps[-1] if facts.steps else {}
     total = number(facts.result.get("total_steps"))
     # result.json holds the time at its last writing, which for a running or killed run was the start
     seconds = facts.result.get("seconds") if facts.status != "running" else last.get("time")
     return [
-        ("Rows trained on", "", words.count(trained), rows_in),
+        ("Rows trained on", "", words.count(None if trained is None else trained + made), rows_in),
         ("Learned tokens", "", words.count(ledger.get("tokens_learned")), tokens_in),
         ("Steps", "", words.count(facts.last_step), f"of {words.count(total)} planned" if total else ""),
         (
             "Best step",
             "",
             words.count((best or {}).get("step")),
-            "by validation" if best else "not validated yet" if facts.base else "no validation",
+            _reason_of_best(facts) if best else "not validated yet" if facts.base else "no validation",
         ),
         ("Time", "", words.duration(seconds), f"{words.figure(last.get('epoch'), 2)} epochs" if last else ""),
         *_validation_figures(facts.base or {}, best or {}),
+        *_general_figure(facts),
     ]
+
+
+def _reason_of_best(facts: Facts) -> str:
+    """Return what chose the step that is kept."""
+    if facts.metric.startswith("val_"):
+        return f"by {facts.metric.replace('val_', 'validation ').replace('_', ' ')}"
+    return f"by {words.metric_name(facts.metric).lower()}"
+
+
+def _general_figure(facts: Facts) -> list[KeyFigure]:
+    """Return the loss on general text, from the base model to the step that is kept."""
+    before = number(facts.probe(0).get("general_loss"))
+    after = number(facts.probe((facts.best or {}).get("step", facts.last_step)).get("general_loss"))
+    if before is None or after is None:
+        return []
+    return [("Loss on general text", words.figure(before), words.figure(after), "a rise is forgetting")]
 
 
 def _validation_figures(base: Record, best: Record) -> list[KeyFigure]:
     """Return what validation measured, from the base model to the best step."""
     shown = []
-    for name, write in (("loss", words.figure), ("perplexity", words.figure), ("accuracy", words.percent)):
-        key = f"val_{name}"
+    for name, write in (
+        ("loss", words.figure),
+        ("perplexity", words.figure),
+        ("accuracy", words.percent),
+        ("exact match", words.percent),
+    ):
+        key = f"val_{name.replace(' ', '_')}"
+        if name == "exact match" and not any(number(record.get(key)) for record in (base, best)):
+            continue  # long free text is never predicted whole
         before = write(base[key]) if key in base else ""
         if key in best:
             under = "base to best step" if before else "at the best step"
@@ -183,3 +208,12 @@ def next_command(facts: Facts) -> tuple[str, str]:
             "Puts the base model and the tuned model before the same rows, and says which is better.",
         )
     return f"attune chat {facts.folder} --compare", "Talk to the tuned model beside the base model."
+
+
+def openers(facts: Facts) -> list[tuple[str, str, Any]]:
+    """Return with what answers begin most often, and how often: the base model, the step that is kept, the last one."""
+    told = {record["step"]: record for record in facts.probes if record.get("opener") is not None}
+    kept = (facts.best or {}).get("step")
+    names = {0: "Base model", **({kept: f"Step {kept:,}, kept"} if kept else {})}
+    steps = [step for step in dict.fromkeys([0, kept, max(told, default=0)]) if step in told]
+    return [(names.get(s, f"Step {s:,}"), str(told[s]["opener"]), told[s].get("opener_share")) for s in steps]

@@ -1,4 +1,4 @@
-"""Numbers and verdicts in words: how the report says a figure, and what it says first."""
+"""Numbers and names in words: how pages and lines say a figure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from attune.show.facts import Facts, number
+from attune.show.facts import number
 
 MINUS = "\u2212"
 LOSSES = ("loss", "general_loss")  # in nats per token, lower is better; every other metric is a share, higher is better
@@ -24,7 +24,21 @@ METRICS = {
     "loss": ("Loss", "nats per learned token on these rows; lower is better"),
     "general_loss": ("General loss", "nats per token on general text; lower is better"),
 }
-SEVERITIES = ("error", "warning", "info")  # of findings, the worst first
+GUARDS = {
+    "G1": "overfit",
+    "G2": "memorised",
+    "G3": "format collapse",
+    "G4": "forgetting",
+    "G5": "spike",
+    "G6": "not finite",
+    "G7": "divergence",
+    "G8": "wrong template",
+    "G9": "end token",
+    "G10": "mask",
+    "G11": "truncation",
+    "G12": "uneven batches",
+}
+SEVERITIES = ("error", "warning", "info")  # of findings and alarms, the worst first
 SYSTEMS = {"base": "Base", "prompted": "Base, prompted", "tuned": "Tuned"}
 
 _KEPT = {"\n", "\t", "\u200c", "\u200d"}  # line ends, and the joiners that Persian, Hindi and emoji need
@@ -110,88 +124,11 @@ def metric_difference(metric: str, value: Any) -> str:
     return f"{sign}{abs(known):.3f}" if metric in LOSSES else f"{sign}{100 * abs(known):.1f}"
 
 
+def guard_name(identity: Any) -> str:
+    """Return what a guard is called, with its number; a plain word for one that is not known."""
+    return f"{GUARDS[str(identity)]} ({identity})" if str(identity) in GUARDS else "alarm"
+
+
 def metric_name(metric: str) -> str:
     """Return what a metric is called on the page."""
     return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ")
-
-
-def verdict(facts: Facts) -> tuple[str, list[str]]:
-    """Return the headline and the sentences under it, in plain words and only from what was measured."""
-    how_it_ended = _ending(facts)
-    learned = _learning(facts)
-    if facts.evals:
-        first = facts.evals[0]
-        return _sentence(str(first.document.get("verdict", ""))), [*_measured(first.document), *learned, *how_it_ended]
-    not_measured = "Whether its answers are better has not been measured yet."
-    if how_it_ended:
-        return how_it_ended[0], [*how_it_ended[1:], *learned, *([not_measured] if learned else [])]
-    if learned:
-        return learned[0], [*learned[1:], not_measured]
-    return "Nothing was measured: the run has no validation rows and no evaluation.", []
-
-
-def _sentence(said: str) -> str:
-    """Return an evaluation's verdict as a sentence; a single word is spelled out."""
-    spelled = {
-        "better": "The tuned model is better than the base model.",
-        "worse": "The tuned model is worse than the base model.",
-        "no evidence": "There is no evidence that the tuned model differs from the base model.",
-    }
-    said = said.strip()
-    if not said:
-        return "An evaluation was made, but it holds no verdict."
-    said = spelled.get(said.lower(), said)
-    return said[0].upper() + said[1:] + ("" if said[-1] in ".!?" else ".")
-
-
-def _measured(document: Mapping[str, Any]) -> list[str]:
-    """Say on how many rows the verdict stands."""
-    data = f" of {document['data']}" if document.get("data") else ""
-    return [f"Measured on the same {count(document.get('rows'))} rows{data} for every model, paired row by row."]
-
-
-def _learning(facts: Facts) -> list[str]:
-    """Say what happened to the validation loss, from the base model to the best step and to the end."""
-    base, best = facts.base, facts.best
-    before, after = number((base or {}).get("val_loss")), number((best or {}).get("val_loss"))
-    if best is None or after is None:
-        return []
-    said = [_change(before, after, f"step {best['step']:,}")]
-    if facts.result.get("stopped_early"):
-        said.append(f"The run stopped early at step {facts.last_step:,}, because validation no longer improved.")
-    last = facts.valids[-1]
-    final = number(last.get("val_loss"))
-    if final is not None and last["step"] > best["step"] and final > 1.01 * after:
-        kept = f"the model kept is that of step {best['step']:,}"
-        said.append(f"It rose again to {figure(final)} by step {last['step']:,}; {kept}.")
-    return said
-
-
-def _change(before: float | None, after: float, where: str) -> str:
-    """Say how far the validation loss moved."""
-    if before is None:
-        return (
-            f"The best validation loss is {figure(after)} nats per token, at {where}; the base model was not measured."
-        )
-    if after >= before:
-        best = f"the best is {figure(after)} at {where}"
-        return f"Validation loss never fell below the base model's {figure(before)} nats per token; {best}."
-    share = f" ({100 * (before - after) / before:.0f} % lower)" if before > 0 else ""
-    return (
-        f"Validation loss fell from {figure(before)} (base) to {figure(after)} nats per token{share}, best at {where}."
-    )
-
-
-def _ending(facts: Facts) -> list[str]:
-    """Say how a run ended that did not simply finish; nothing for one that did."""
-    total = facts.result.get("total_steps")
-    of = f" of {count(total)}" if number(total) else ""
-    where = f"step {facts.last_step:,}{of}"
-    if facts.status == "done":
-        return []
-    why = [str(event.get("message", "")) for event in facts.events if event.get("kind") == "error"][-1:]
-    if facts.status == "failed":
-        return [f"The run failed at {where}.", *why]
-    if facts.status == "stopped":
-        return [f"The run was stopped at {where}; it can be resumed."]
-    return [f"The run has not finished: the last record is {where}.", *why]

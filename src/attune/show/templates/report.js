@@ -47,9 +47,29 @@
       .finally(() => { isFollowing = false; });
   };
 
+  // A hover on one chart names the same step on the others that are in view.
+  const inView = new Set();
+  const viewed = new IntersectionObserver((entries) => entries.forEach((entry) => {
+    if (entry.isIntersecting) inView.add(entry.target); else inView.delete(entry.target);
+  }));
+  const hoverOthers = (source, step) => requestAnimationFrame(() => linked.forEach((plot) => {
+    if (plot === source || !inView.has(plot)) return;
+    if (step === null) Plotly.Fx.unhover(plot); else Plotly.Fx.hover(plot, { xval: step }, "xy");
+  }));
+
   const startCharts = () => {
     drawAll();
-    linked.forEach((plot) => plot.on("plotly_relayout", (change) => follow(plot, change)));
+    linked.forEach((plot) => {
+      viewed.observe(plot);
+      plot.on("plotly_relayout", (change) => follow(plot, change));
+      plot.on("plotly_hover", (event) => hoverOthers(plot, event.xvals?.[0] ?? event.points[0].x));
+      plot.on("plotly_unhover", () => hoverOthers(plot, null));
+      plot.on("plotly_click", (event) => {
+        const links = event.points.map((point) => point.data.meta?.[point.pointIndex]);
+        const found = links.find((link) => typeof link === "string" && link.startsWith("#"));
+        if (found) location.hash = found;
+      });
+    });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
     let width = innerWidth;
     addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; drawAll(); } });
@@ -118,7 +138,50 @@
     show();
   };
 
+  const startHeat = () => {
+    const rows = [...document.querySelectorAll(".heat-row")];
+    if (!rows.length) return;
+    const chosen = byId("heat-row");
+    const show = () => rows.forEach((row, at) => { row.hidden = at !== Number(chosen.value); });
+    chosen.addEventListener("change", show);
+    byId("heat-figures").addEventListener("click", (event) => {
+      const isOn = event.currentTarget.getAttribute("aria-pressed") !== "true";
+      event.currentTarget.setAttribute("aria-pressed", String(isOn));
+      rows.forEach((row) => row.classList.toggle("with-figures", isOn));
+    });
+    show();
+  };
+
+  const startFollowed = () => {
+    const prompts = [...document.querySelectorAll(".followed-prompt")];
+    if (!prompts.length) return;
+    const chosen = byId("followed-prompt");
+    const slider = byId("followed-step");
+    const answersOf = (prompt) => [...prompt.querySelectorAll("[data-step]")];
+    const steps = [...new Set(prompts.flatMap(answersOf).map((one) => Number(one.dataset.step)))].sort((a, b) => a - b);
+    slider.max = String(Math.max(0, steps.length - 1));
+    slider.value = slider.max;
+    slider.disabled = steps.length < 2;
+    const show = () => {
+      const step = steps[Number(slider.value)];
+      const words = step === undefined ? "no answer yet" : `step ${step.toLocaleString("en")}`;
+      prompts.forEach((prompt, at) => {
+        prompt.hidden = at !== Number(chosen.value);
+        const answers = answersOf(prompt);
+        const told = answers.filter((one) => Number(one.dataset.step) <= step).at(-1);
+        answers.forEach((one) => { one.hidden = one !== told; });
+      });
+      byId("followed-at").textContent = words;
+      slider.setAttribute("aria-valuetext", words);
+    };
+    chosen.addEventListener("change", show);
+    slider.addEventListener("input", show);
+    show();
+  };
+
   startRows();
+  startHeat();
+  startFollowed();
   startAnswers();
   startCharts();
 })();
