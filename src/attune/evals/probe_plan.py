@@ -25,9 +25,9 @@ WRITTEN_TOKENS = 64  # of a text that the model writes: each costs as much as se
 _STEPS = 32  # sizes between the fewest and the most that are tried
 
 # What things cost, in tokens of a forward pass.
-TRAINED_TOKEN = 3.0  # forward, and twice that back
-GENERATED_TOKEN = 4.0  # read with its prompt's share, a matrix by a vector
-DECODE_STEP = {"cpu": 0.0, "cuda": 2000.0}  # starting the kernels of one token for all prompts takes as long as this
+TRAINED_TOKEN = {"full": 3.0, "lora": 2.0, "qlora": 2.0}  # forward and back; frozen weights need no gradient
+GENERATED_TOKEN = 2.0
+DECODE_STEP = {"cpu": 40.0, "cuda": 2000.0}  # of one token for all prompts together: weights are read, kernels started
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> P
     between = _tokens_between(config, prepared.train)
 
     def share(rows: int, prompts: int) -> float:
-        return probe_cost(sizes, rows, prompts) / (TRAINED_TOKEN * between)
+        return probe_cost(sizes, rows, prompts) / (TRAINED_TOKEN[config.adapter.kind] * between)
 
     rows, prompts = _largest(config, share, len(questions))
     chosen = spread_evenly(len(questions), prompts)
@@ -115,7 +115,7 @@ def spread_evenly(count: int, wanted: int) -> list[int]:
 
 def _generating(sizes: _Sizes, texts: int, tokens: float) -> float:
     """Return what it costs to write some texts at once."""
-    return max(texts * GENERATED_TOKEN, DECODE_STEP[sizes.device]) * tokens if texts else 0.0
+    return (texts * GENERATED_TOKEN + DECODE_STEP[sizes.device]) * tokens if texts else 0.0
 
 
 def _largest(config: Config, share: Callable[[int, int], float], questions: int) -> tuple[int, int]:

@@ -200,7 +200,7 @@ class Probes:
         if not self._general.num_rows:
             return {}
         found = self._compare("general", self._general, machine)
-        return {"general_loss": float(found.nll.mean()), "kl_general": float(found.kl.mean())}
+        return {"general_loss": float(found.nll.mean()), "kl_general": max(float(found.kl.mean()), 0.0)}
 
     def _measure_task(self, machine: Machine) -> dict[str, float]:
         if self._task is None:
@@ -230,7 +230,7 @@ class _Task:
     def figures(self, found: Compared) -> dict[str, float]:
         """Return the divergence on answers, and how the model stops; what there is no place for is left out."""
         inside = self._is_learned & ~self._ends
-        figures = {"kl_task": float(found.kl[self._is_learned].mean())}
+        figures = {"kl_task": max(float(found.kl[self._is_learned].mean()), 0.0)}  # rounding may take it below
         if self._ends.any():
             figures["stop_recall"] = float(found.stops_first[self._ends].mean())
         if inside.any():
