@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from attune.data.lint.catalog import RULES, Rule
-from attune.data.lint.thresholds import DEFAULT, Thresholds
+from attune.data.lint.thresholds import DEFAULT
 
 HEAD = """# Rules of the check
 
@@ -105,22 +105,22 @@ def rules_page() -> str:
     lines += [_rule_line(rule) for rule in sorted(RULES.values(), key=lambda rule: rule.id)]
     lines += [SEVERITIES + OTHER_HEAD.rstrip("\n")]
     lines += [f"| {identity} | `{name}` | {severity} | {said} |" for identity, name, severity, said in OTHERS]
-    return "\n".join([*lines, NUMBERS_HEAD, *_number_lines()]) + "\n"
+    return "\n".join([*lines, NUMBERS_HEAD, *number_lines(DEFAULT)]) + "\n"
 
 
 def _rule_line(rule: Rule) -> str:
     return f"| {rule.id} | `{rule.name}` | {rule.severity} | {rule.title} | {rule.harm} | {rule.fix} |"
 
 
-def _number_lines() -> Iterator[str]:
-    """Yield a table of the thresholds, under the comments that group them."""
+def number_lines(thresholds: object) -> Iterator[str]:
+    """Yield a table of thresholds, under the comments that group them in the source of their class."""
     yield from ("| number | value | what it is |", "|---|--:|---|")
-    for line in inspect.getsource(Thresholds).splitlines():
+    for line in inspect.getsource(type(thresholds)).splitlines():
         group, number = GROUP.fullmatch(line), NUMBER.fullmatch(line)
         if group:
             yield f"| **{group[1]}** | | |"
         if number:
-            yield f"| `{number[1]}` | {getattr(DEFAULT, number[1])} | {number[2] or ''} |"
+            yield f"| `{number[1]}` | {getattr(thresholds, number[1])} | {number[2] or ''} |"
 
 
 if __name__ == "__main__":

@@ -13,18 +13,18 @@ from attune.evals.guards.history import Facts
 from attune.evals.guards.thresholds import DEFAULT, Thresholds
 from attune.types import Alarm
 
-OWN, PLAIN = "own", "plain"  # keys of Start.template_loss beside the chosen template's name
+OWN, PLAIN = "tokenizer", "plain"  # names of the templates that a run's own one may have been mistaken for
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """What was measured and counted before the first step. Losses are in nats per learned token; None: not measured.
 
-    template_loss: of the same answers under the chosen template (by its name), the tokenizer's own one (own, where it
-    is another) and no markup (plain, likewise). step_tokens: learned tokens of the first planned steps.
+    template_loss: of the same answers under the run's template, the tokenizer's own and the plain one, by their names.
+    step_tokens: learned tokens of the first planned steps.
     """
 
-    template: str  # the chosen one's key in template_loss
+    template: str  # the name of the run's
     template_loss: Mapping[str, float]
     base_loss: float | None  # of the first rows
     stop_share: float | None  # of the rows that were not cut, those whose learned part ends with a stop token

@@ -30,9 +30,10 @@ GUARDS = {
             "overfit",
             "error",
             "each validation",
-            "Validation rows become less likely than they were at the best validation, while training rows do not.",
-            "Paired t-test over rows, as z > `overfit_z`, and a rise of `overfit_rise` of the best loss. An error "
-            "after `overfit_in_a_row` validations with a rise of `overfit_error_rise`, unless the task metric holds.",
+            "Validation rows become less likely than at the best validation, training rows likelier.",
+            "Paired t-test over rows against the best of the validations (Sidak), as z > `overfit_z`, and a rise of "
+            "`overfit_rise` of the best loss. An error after `overfit_in_a_row` validations with z > "
+            "`overfit_error_z` and a rise of `overfit_error_rise`, unless the task metric holds.",
         ),
         Guard(
             "G1",
@@ -83,8 +84,8 @@ GUARDS = {
             "error",
             "each validation",
             "General text became less likely, or is predicted otherwise, than before training.",
-            "Rise of the loss > `general_rise` (error `general_error_rise`), or KL(base || tuned) > `general_kl` "
-            "(error `general_error_kl`).",
+            "Rise of the loss > `general_rise` (error `general_error_rise`), or KL of the base model to this one > "
+            "`general_kl` (error `general_error_kl`).",
         ),
         Guard(
             "G5",
@@ -109,15 +110,15 @@ GUARDS = {
             "error",
             "each step",
             "The loss stands above where it started, or near that of guessing.",
-            "Moving average over `smooth_steps` steps > start + `divergence_rise` or > `uniform_share` x "
-            "ln(vocabulary), after warm-up.",
+            "Moving average over `smooth_steps` steps, and the median of `recent_steps`, > start + `divergence_rise` "
+            "or > `uniform_share` x ln(vocabulary), after warm-up.",
         ),
         Guard(
             "G7",
             "clipping",
             "warning",
             "each step",
-            "Most gradients are clipped while the loss does not fall. Where it falls: an info.",
+            "Most gradients are clipped and the loss has not fallen. Where it has: an info.",
             "Share of the last `spike_window` steps after warm-up > `clipped_share`.",
         ),
         Guard(

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.evals.guards.statistics import paired_rise, robust_z
+from attune.evals.guards.statistics import against_best_of, paired_rise, robust_z
 from attune.evals.guards.thresholds import DEFAULT, Thresholds
 from attune.types import ProbeRecord, StepRecord, ValidRecord
 
@@ -55,7 +55,8 @@ class Spike:
 class Validation:
     """A validation, and how it stands against the best one before it (by loss).
 
-    z and rise: the paired test on the rows that both have, `rows` of them; no best yet, or no rows: 0.
+    z and rise: the paired test on the rows that both have, `rows` of them; no best yet, or no rows: 0. z allows for the
+    best being one of several.
     """
 
     record: ValidRecord
@@ -81,7 +82,7 @@ class History:
         self.spike: Spike | None = None  # of the last step
         self.num_spikes = 0
         self.clipped: deque[bool] = deque(maxlen=thresholds.spike_window)  # of the steps after warm-up
-        self.smooth_losses: deque[float] = deque(maxlen=thresholds.spike_window)
+        self.recent: deque[float] = deque(maxlen=thresholds.recent_steps)  # losses
         self.validations: list[Validation] = []
         self.probes: list[ProbeRecord] = []
         self._start: list[float] = []
@@ -100,12 +101,12 @@ class History:
             return
         self.not_finite_in_a_row = 0
         self.steps += 1
-        if len(self._start) < self.thresholds.start_steps:
+        if len(self._start) < self.thresholds.recent_steps:
             self._start.append(record.loss)
         decay = 1 - 2 / (self.thresholds.smooth_steps + 1)
         self._decayed = decay * self._decayed + (1 - decay) * record.loss
         self.smooth_loss = self._decayed / (1 - decay**self.steps)
-        self.smooth_losses.append(self.smooth_loss)
+        self.recent.append(record.loss)
         if record.step > self.facts.warmup_steps:
             self.clipped.append(record.grad_norm > self.facts.clip)
         self._look_for_spike(record)
@@ -133,6 +134,7 @@ class History:
             z, rise, count = 0.0, record.val_loss - self._best.record.val_loss, 0
             if rows is not None and self._best_rows is not None:
                 z, rise, count = paired_rise(rows, self._best_rows)
+                z = against_best_of(z, len(self.validations))
             found = Validation(
                 record, self.smooth_loss, self._best.record, self._best.train_loss, z=z, rise=rise, rows=count
             )
@@ -143,6 +145,11 @@ class History:
     def add_probe(self, record: ProbeRecord) -> None:
         """Take in what was measured beside a validation."""
         self.probes.append(record)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether so many steps in a row were not finite that skipping more is useless."""
+        return self.not_finite_in_a_row >= self.thresholds.not_finite_in_a_row
 
     @property
     def start_loss(self) -> float:

@@ -33,6 +33,17 @@ def paired_rise(now: NDArray[np.float64], before: NDArray[np.float64]) -> tuple[
     return math.copysign(z, mean), mean, rows
 
 
+def against_best_of(z: float, tries: int) -> float:
+    """Return a positive z as it counts against the best of several tries, whose luck is part of the difference.
+
+    Source: Sidak 1967: the chance that none of k independent tries shows p is (1 - p)^k.
+    """
+    if z <= 0 or tries <= 1:
+        return z
+    p = -math.expm1(tries * math.log1p(-float(special.ndtr(-z))))
+    return max(0.0, -float(special.ndtri(p)))
+
+
 def share_above(successes: int, trials: int, share: float) -> float:
     """Return the chance of so many successes or more if each came with probability `share` (exact, one-sided)."""
     if successes <= 0:

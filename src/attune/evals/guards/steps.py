@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import median
 
 from attune.evals.guards.catalog import make_alarm
 from attune.evals.guards.history import History, Spike
@@ -41,9 +42,10 @@ def _not_finite(history: History, record: StepRecord) -> Alarm:
 def _divergence(history: History, record: StepRecord) -> Iterator[Alarm]:
     """G7: the loss is higher than before training, or than anything learned should be."""
     facts, limits = history.facts, history.thresholds
-    if record.step <= facts.warmup_steps or history.steps <= limits.start_steps:
+    if record.step <= facts.warmup_steps or history.steps <= limits.recent_steps:
         return
-    start, now = history.start_loss, history.smooth_loss
+    # a single wild step lifts the average, but not the median of the last ones
+    start, now = history.start_loss, min(history.smooth_loss, median(history.recent))
     guessing = limits.uniform_share * math.log(facts.vocabulary)
     is_above_start = now > start + limits.divergence_rise
     if not is_above_start and not (now > guessing and history.steps >= limits.spike_window):
@@ -75,17 +77,17 @@ def _clipping(history: History, record: StepRecord) -> Iterator[Alarm]:
     share = sum(clipped) / len(clipped)
     if share <= limits.clipped_share:
         return
-    falls = history.smooth_loss < history.smooth_losses[0]
+    fell = history.smooth_loss < (1 - limits.clipped_fall) * history.start_loss
     yield make_alarm(
         "clipping",
         record.step,
-        "info" if falls else "warning",
+        "info" if fell else "warning",
         figure=share,
         threshold=limits.clipped_share,
         message=f"{100 * share:.0f} % of the last {len(clipped)} gradients were longer than train.clip "
-        f"({history.facts.clip:g}) and were scaled down; the loss {'falls' if falls else 'does not fall'}.",
-        fix="Harmless while the loss falls: AdamW scales steps by itself."
-        if falls
+        f"({history.facts.clip:g}) and were scaled down; the loss has {'' if fell else 'not '}fallen since the start.",
+        fix="Harmless as long as the loss falls: AdamW scales steps by itself."
+        if fell
         else f"--train.learning_rate {history.facts.learning_rate / 3:.1g}, or more rows a step (--train.batch_rows).",
     )
 

@@ -10,10 +10,11 @@ class Thresholds:
     """The numbers behind the alarms. Losses are in nats per token, shares from 0 to 1, z in standard errors."""
 
     # G1 overfit: validation rows against themselves at the best validation so far
-    overfit_z: float = 2.0  # paired test over rows, as the z of a normal distribution
-    overfit_rise: float = 0.01  # of the best validation loss: less is no rise, however sure
+    overfit_z: float = 2.0  # paired test over rows, as the z of a normal distribution, against the best of several
+    overfit_rise: float = 0.02  # of the best validation loss: less is no rise, however sure
     overfit_in_a_row: int = 3  # validations, from which the warning is an error
-    overfit_error_rise: float = 0.05  # of the best validation loss, that an error needs besides
+    overfit_error_z: float = 3.0  # that an error needs besides: the best validation may have been a lucky one
+    overfit_error_rise: float = 0.05  # of the best validation loss, likewise
     overfit_rows: int = 8  # fewer validation rows say nothing
     overfit_most_rows: int = 2000  # rows that are compared, those that the run folder keeps
     # G1 mismatch: what training rows gained against what validation rows gained
@@ -35,7 +36,7 @@ class Thresholds:
     # G4 forgetting: general text, against the model before training
     general_rise: float = 0.1  # perplexity times 1.1
     general_error_rise: float = 0.4  # perplexity times 1.5
-    general_kl: float = 0.1  # KL(base || tuned) per token
+    general_kl: float = 0.1  # KL of the base model to the tuned one, per token
     general_error_kl: float = 0.5
     # G5 spikes: against the last steps, in robust deviations of the logarithm
     spike_window: int = 100  # steps that a step is compared with
@@ -49,10 +50,11 @@ class Thresholds:
     not_finite_in_a_row: int = 3  # steps that are skipped before the run stops
     # G7 divergence
     smooth_steps: int = 20  # of the moving average of the loss
-    start_steps: int = 5  # whose mean is the loss at the start, where no probe has measured it
+    recent_steps: int = 5  # whose median must agree with the average; the first ones' mean is the start without probes
     divergence_rise: float = 0.5  # of the average above the loss at the start
     uniform_share: float = 0.8  # of the loss of guessing evenly (ln of the vocabulary)
     clipped_share: float = 0.5  # of the last steps whose gradient was clipped
+    clipped_fall: float = 0.05  # of the loss at the start: a run whose loss fell so much is well in spite of it
     clipped_steps: int = 50  # steps after warm-up before which it is not judged
     # G8 wrong template: answers of some rows before training
     template_ratio: float = 1.1  # loss under the chosen template over that under another one

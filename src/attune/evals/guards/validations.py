@@ -58,21 +58,21 @@ def _overfit(history: History, found: Validation) -> Iterator[Alarm]:
     if best is None or not _is_rise(history, found):
         return
     before, now = _train_losses(history, found)
-    if now > before + 0.5 * found.rise:  # both get worse: that is no overfitting, see G7
+    if now >= before:  # nothing more is learned of training rows either: that is no overfitting, see G7
         return
     in_a_row = 0
     for earlier in reversed(history.validations):
         if not _is_rise(history, earlier):
             break
         in_a_row += 1
-    is_error = in_a_row >= limits.overfit_in_a_row and found.rise > limits.overfit_error_rise * best.val_loss
-    is_error = is_error and not _task_holds(history, found)
+    is_error = in_a_row >= limits.overfit_in_a_row and found.z > limits.overfit_error_z
+    is_error = is_error and found.rise > limits.overfit_error_rise * best.val_loss and not _task_holds(history, found)
     yield make_alarm(
         "overfit",
         record.step,
         "error" if is_error else "warning",
         figure=found.z,
-        threshold=limits.overfit_z,
+        threshold=limits.overfit_error_z if is_error else limits.overfit_z,
         message=f"Validation loss is {record.val_loss:.3f}, up from {best.val_loss:.3f} at step {best.step} (z "
         f"{found.z:.1f} over {found.rows:,} rows), while training loss went from {before:.3f} to {now:.3f}: rows are "
         "learned by heart.",

@@ -1,0 +1,151 @@
+"""Guards of each step: both sides of every threshold, and the words for each."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from attune.evals.guards.history import History
+from attune.evals.guards.steps import after_step
+from attune.evals.guards.thresholds import DEFAULT
+from attune.types import Alarm
+from tests.evals.guards.histories import facts, history_of, probe, sound, step
+
+STEADY = [1.0, 1.1, 0.9, 1.05, 0.95]  # losses whose logarithm has a deviation of 0.076
+
+
+def steady(count: int, **changes: float) -> History:
+    """A history of steady steps, none of which is worth an alarm."""
+    return history_of((step(n + 1, STEADY[n % 5], STEADY[n % 5] / 2, **changes) for n in range(count)), warmup_steps=0)
+
+
+def raised_by(history: History, loss: float, norm: float) -> dict[str, Alarm]:
+    """The alarms that one more step of such numbers raises."""
+    assert history.last is not None
+    history.add_step(step(history.last.step + 1, loss, norm))
+    return sound(after_step(history))
+
+
+@pytest.mark.parametrize(
+    ("loss_z", "norm_z", "severity"),
+    [
+        (5.9, 7.9, None),
+        (6.1, 6.1, "warning"),
+        (7.9, 0.0, None),
+        (8.1, 0.0, "warning"),
+        (0.0, 8.1, "info"),
+        (8.1, 8.1, "warning"),
+    ],
+)
+def test_spike(loss_z: float, norm_z: float, severity: str | None) -> None:
+    """A step spikes with loss and gradient together, or more so with one; a gradient alone is only told."""
+    deviation = 1.4826 * np.median(np.abs(np.log(STEADY)))
+    found = raised_by(steady(40), float(np.exp(loss_z * deviation)), float(0.5 * np.exp(norm_z * deviation)))
+    assert (found["spike"].severity if found else None) == severity
+    if found:
+        expected = min(loss_z, norm_z) if min(loss_z, norm_z) > 6 else max(loss_z, norm_z)
+        assert found["spike"].figure == pytest.approx(expected)
+
+
+def test_no_spike_without_enough_steps_before_it() -> None:
+    """What is usual must be known first."""
+    assert not raised_by(steady(DEFAULT.spike_fewest - 1), 30.0, 30.0).get("spike")
+    assert raised_by(steady(DEFAULT.spike_fewest), 30.0, 30.0)["spike"].severity == "warning"
+
+
+def test_a_tiny_loss_that_grows_is_no_spike() -> None:
+    """From 0.001 to 0.05 is many deviations and no harm."""
+    history = history_of(step(n + 1, 0.001 * STEADY[n % 5], 0.5) for n in range(40))
+    assert not raised_by(history, 0.05, 0.5)
+
+
+def test_a_spike_does_not_hide_the_next() -> None:
+    """Outliers among the steps before change the median little."""
+    history = steady(60)
+    for _ in range(5):
+        assert raised_by(history, 5.0, 5.0)["spike"].severity == "warning"
+        raised_by(history, 1.0, 0.5)
+    assert history.num_spikes == 5
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 0.5), (1.0, math.inf), (math.inf, math.nan)])
+def test_not_finite(loss: float, norm: float) -> None:
+    """A loss or gradient that is not finite is an error at once, counts in a row, and leaves the average alone."""
+    history = steady(30)
+    before = history.smooth_loss
+    found = raised_by(history, loss, norm)
+    assert found["not-finite"].severity == "error"
+    assert "nothing was updated" in found["not-finite"].message
+    assert [history.is_lost, raised_by(history, loss, norm)["not-finite"].figure] == [False, 2]
+    assert [history.is_lost, raised_by(history, loss, norm)["not-finite"].figure] == [False, 3]
+    assert [history.is_lost, history.num_not_finite] == [True, 3]
+    assert history.smooth_loss == before
+    assert not raised_by(history, 1.0, 0.5)
+    assert not history.is_lost
+
+
+def test_not_finite_with_gradient_release_says_what_was_done() -> None:
+    """Where weights are updated one by one, some were."""
+    found = sound(after_step(history_of([step(1, math.nan)], releases=True)))
+    assert "only weights whose gradient is finite" in found["not-finite"].message
+
+
+@pytest.mark.parametrize(("loss", "raises"), [(2.49, False), (2.51, True)])
+def test_divergence_is_above_the_start(loss: float, raises: bool) -> None:
+    """The average must exceed the loss before training by the threshold, after warm-up."""
+    history = history_of(warmup_steps=10)
+    history.add_probe(probe(0, 2.0))
+    names = []
+    for number in range(1, 21):
+        history.add_step(step(number, loss))
+        names.append("divergence" in sound(after_step(history)))
+    assert names == [False] * 10 + [raises] * 10
+    if raises:
+        assert "--train.learning_rate 0.0001" in sound(after_step(history))["divergence"].fix
+
+
+def test_one_bad_step_is_no_divergence() -> None:
+    """A single wild step lifts the average by far, and is a spike only."""
+    history = steady(40)
+    assert set(raised_by(history, 50.0, 1.0)) == {"spike"}
+    assert history.smooth_loss > 5
+
+
+@pytest.mark.parametrize(("share", "raises"), [(0.79, False), (0.81, True)])
+def test_a_loss_near_guessing_is_divergence_after_long_enough(share: float, raises: bool) -> None:
+    """A model that began near guessing gets a hundred steps to learn something."""
+    loss = share * math.log(8192)
+    history = history_of(step(n, loss) for n in range(1, 100))
+    assert not after_step(history)
+    assert ("divergence" in raised_by(history, loss, 0.5)) == raises
+
+
+@pytest.mark.parametrize(("clipped", "slope", "severity"), [(50, 0, None), (51, 0, "warning"), (51, -0.01, "info")])
+def test_clipping(clipped: int, slope: float, severity: str | None) -> None:
+    """More than half of the steps after warm-up clipped is a warning where the loss has not fallen, else told."""
+    history = history_of(step(n, 3 + slope * n, 2.0) for n in range(1, 6))
+    for number in range(6, 106):
+        history.add_step(step(number, 3 + slope * number, 1.01 if number % 100 < clipped else 0.99))
+    found = sound(after_step(history))
+    assert (found["clipping"].severity if found else None) == severity
+
+
+def test_clipping_needs_enough_steps() -> None:
+    """A few long gradients at the start say nothing."""
+    needed = facts().warmup_steps + DEFAULT.clipped_steps
+    history = history_of(step(n, 2.0, 5.0) for n in range(1, needed))
+    assert not after_step(history)
+    assert raised_by(history, 2.0, 5.0)["clipping"].severity == "warning"
+
+
+def test_a_step_costs_less_than_a_millisecond() -> None:
+    """The guards of a step must never be felt, late in a long run either."""
+    history = steady(1000)
+    began = time.process_time()
+    for number in range(1001, 1301):
+        history.add_step(step(number))
+        after_step(history)
+    assert (time.process_time() - began) / 300 < 1e-3

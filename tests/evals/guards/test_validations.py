@@ -1,0 +1,182 @@
+"""Guards of each validation: overfitting, mismatch, memorising, forgetting at both sides of their thresholds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from attune.evals.guards.history import History
+from attune.evals.guards.validations import after_validation
+from attune.types import Alarm
+from tests.evals.guards.histories import facts, probe, rows_around, sound, step, valid
+
+
+def alarms_of(
+    means: list[float], *, train: list[float] | None = None, rows: int = 32, spread: float = 0.0, **changes: Any
+) -> list[dict[str, Alarm]]:
+    """The alarms at each of some validations, ten steps apart from step 0; `spread` of the rows' own changes."""
+    history, found = History(facts(**changes)), []
+    for number, mean in enumerate(means):
+        for at in range(10 * number - 9, 10 * number + 1):
+            if at > 0:
+                history.add_step(step(at, 2.0 - at / 100, epoch=at / 5))
+        losses = rows_around(mean, rows=rows) + rows_around(0, rows=rows, spread=spread, seed=number + 1)
+        history.add_valid(valid(10 * number, mean), losses)
+        if train is not None:
+            history.add_probe(probe(10 * number, train[number]))
+        found.append(sound(after_validation(history)))
+    return found
+
+
+def severities(found: list[dict[str, Alarm]], name: str) -> list[str | None]:
+    """How severe an alarm is at each validation."""
+    return [alarms[name].severity if name in alarms else None for alarms in found]
+
+
+def test_overfit_warns_once_sure_and_is_an_error_the_third_time() -> None:
+    """One sure rise is a warning, three in a row an error, and the best step is named."""
+    found = alarms_of([3.0, 1.0, 1.1, 1.2, 1.3, 1.4], spread=0.1)
+    assert severities(found, "overfit") == [None, None, "warning", "warning", "error", "error"]
+    assert "--train.steps 10" in found[-1]["overfit"].fix
+    assert found[-1]["overfit"].figure > 2
+
+
+@pytest.mark.parametrize(("rise", "raises"), [(0.019, False), (0.021, True)])
+def test_overfit_needs_a_rise_worth_speaking_of(rise: float, raises: bool) -> None:
+    """A rise below a fiftieth of the loss is none, however sure."""
+    assert ("overfit" in alarms_of([1.0, 1.0 + rise])[-1]) == raises
+
+
+@pytest.mark.parametrize(("last", "severity"), [(1.049, "warning"), (1.051, "error")])
+def test_overfit_error_needs_a_larger_rise(last: float, severity: str) -> None:
+    """A loss that stays a little above its best is no error."""
+    assert severities(alarms_of([1.0, 1.04, 1.04, last]), "overfit")[-1] == severity
+
+
+@pytest.mark.parametrize(("spread", "severity"), [(0.24, "warning"), (0.05, "error")])
+def test_overfit_error_must_be_surer(spread: float, severity: str) -> None:
+    """Three validations that share a lucky best are no three proofs."""
+    found = alarms_of([1.0, 1.2, 1.2, 1.2], spread=spread)[-1]["overfit"]
+    assert found.severity == severity
+    assert (found.figure > 3) == (severity == "error")
+
+
+@pytest.mark.parametrize(("spread", "raises"), [(0.5, False), (0.1, True)])
+def test_overfit_needs_rows_that_agree(spread: float, raises: bool) -> None:
+    """A rise of 0.1 is sure where rows move together, and chance where they scatter."""
+    assert ("overfit" in alarms_of([2.0, 1.0, 1.1], spread=spread)[-1]) == raises
+
+
+@pytest.mark.parametrize(("rows", "raises"), [(7, False), (8, True)])
+def test_overfit_needs_rows(rows: int, raises: bool) -> None:
+    """Fewer than eight rows say nothing."""
+    assert ("overfit" in alarms_of([1.0, 1.5], rows=rows)[-1]) == raises
+
+
+def test_overfit_is_silent_where_training_gets_worse_too() -> None:
+    """Where training rows gain nothing more, nothing is learned by heart."""
+    assert "overfit" not in alarms_of([2.0, 1.0, 1.5], train=[2.0, 1.0, 1.0])[-1]
+    assert "overfit" in alarms_of([2.0, 1.0, 1.5], train=[2.0, 1.0, 0.9])[-1]
+
+
+def test_overfit_begins_anew_after_a_better_validation() -> None:
+    """Three in a row means without a pause."""
+    found = alarms_of([1.0, 1.2, 1.2, 0.9, 1.1, 1.1, 1.1])
+    expected = [None, "warning", "warning", None, "warning", "warning", "error"]
+    assert severities(found, "overfit") == expected
+
+
+@pytest.mark.parametrize(("metric", "severity"), [("val_loss", "error"), ("field_accuracy", "warning")])
+def test_a_task_metric_that_holds_outranks_the_loss(metric: str, severity: str) -> None:
+    """Where answers are still as good, a rising loss is only a warning."""
+    history = History(facts(metric=metric))
+    for number, mean in enumerate([1.0, 1.2, 1.2, 1.2]):
+        history.add_valid(valid(10 * number, mean), rows_around(mean))
+        history.add_probe(probe(10 * number, 1 - 0.1 * number, scores={"field_accuracy": 0.5 + 0.1 * number}))
+    assert sound(after_validation(history))["overfit"].severity == severity
+
+
+def test_overfit_from_the_start_asks_for_the_rows() -> None:
+    """Where the base model was best, ending earlier is no remedy."""
+    assert "attune check" in alarms_of([1.0, 1.5])[-1]["overfit"].fix
+
+
+@pytest.mark.parametrize(("last", "raises"), [(2.64, False), (2.66, True)])
+def test_mismatch_compares_what_both_sets_gain(last: float, raises: bool) -> None:
+    """Validation rows that gain less than 0.35 of what training rows gain are of another kind."""
+    assert ("mismatch" in alarms_of([3.0, last], train=[3.0, 2.0])[-1]) == raises
+
+
+def test_mismatch_needs_a_gain_and_is_judged_early() -> None:
+    """Before anything is learned there is nothing to compare; after two passes a small gain may be overfitting."""
+    assert "mismatch" not in alarms_of([3.0, 3.0], train=[3.0, 2.71])[-1]
+    assert "mismatch" in alarms_of([3.0, 3.0], train=[3.0, 2.69])[-1]
+    assert "mismatch" not in alarms_of([3.0, 2.0, 3.0], train=[3.0, 2.0, 1.0])[-1]
+
+
+@pytest.mark.parametrize(("accuracy", "number", "raises"), [(0.979, 10, False), (0.98, 10, True), (0.99, 0, False)])
+def test_memorised(accuracy: float, number: int, raises: bool) -> None:
+    """Training rows predicted without mistakes are told, once training has begun."""
+    history = History(facts())
+    history.add_probe(probe(number, probe_accuracy=accuracy))
+    found = sound(after_validation(history))
+    assert ("memorised" in found) == raises
+    assert all(alarm.severity == "info" for alarm in found.values())
+
+
+@pytest.mark.parametrize(
+    ("loss", "kl", "severity", "figure"),
+    [
+        (3.099, 0.099, None, None),
+        (3.101, 0.0, "warning", 0.101),
+        (3.0, 0.101, "warning", 0.101),
+        (3.399, 0.499, "warning", 0.399),
+        (3.401, 0.0, "error", 0.401),
+        (2.9, 0.501, "error", 0.501),
+        (None, 0.501, "error", 0.501),
+        (3.5, None, "error", 0.5),
+        (None, None, None, None),
+    ],
+)
+def test_forgetting(loss: float | None, kl: float | None, severity: str | None, figure: float | None) -> None:
+    """Either the loss of general text or the divergence on it is enough, and the worse of the two is the figure."""
+    history = History(facts())
+    history.add_probe(probe(0, general_loss=3.0, kl_general=0.0))
+    assert not after_validation(history)
+    history.add_probe(probe(10, general_loss=loss, kl_general=kl))
+    found = sound(after_validation(history))
+    assert (found["forgetting"].severity if found else None) == severity
+    if found:
+        assert found["forgetting"].figure == pytest.approx(figure)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "absent"),
+    [
+        ({}, ["--replay.source self", "--adapter.kind lora", "--train.learning_rate 0.0001"], ["--adapter.rank"]),
+        ({"kind": "lora"}, ["--replay.source self", "--adapter.rank 8"], ["--adapter.kind"]),
+        ({"replay_source": "self"}, ["--replay.share", "--adapter.kind lora"], ["--replay.source"]),
+        ({"kind": "qlora", "rank": 1}, ["--replay.source"], ["--adapter"]),
+    ],
+)
+def test_forgetting_names_what_is_not_in_use_yet(changes: dict[str, Any], named: list[str], absent: list[str]) -> None:
+    """The remedies suit the run: no adapter for one that has it."""
+    history = History(facts(**changes))
+    history.add_probe(probe(0, general_loss=3.0))
+    history.add_probe(probe(10, general_loss=4.0))
+    fix = sound(after_validation(history))["forgetting"].fix
+    assert all(flag in fix for flag in named)
+    assert not any(flag in fix for flag in absent)
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    """A validation without probes, probes of an earlier step, and nothing at all raise nothing."""
+    history = History(facts())
+    assert after_validation(history) == []
+    history.add_probe(probe(0, general_loss=3.0))
+    history.add_probe(probe(10, general_loss=4.0))
+    history.add_valid(valid(10, 1.0))
+    assert "forgetting" in sound(after_validation(history))
+    history.add_valid(valid(20, 2.0))
+    assert after_validation(history) == []
