@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from attune.config import AdapterConfig
 from attune.errors import ConfigError, ModelError
 from attune.model.adapter import attach_adapter, count, load_weights, save_model, trainable_weights
-from attune.model.load import load_model
+from attune.model.load import load_model, load_tuned
 from attune.model.loss import loss_sums
+from attune.model.nf4 import quantise_linears
 from tests.tiny import flat_batch, make_model, make_rows
 
 LORA = AdapterConfig(kind="lora", rank=4)
@@ -72,6 +75,72 @@ def test_weights_of_another_model_are_refused() -> None:
         load_weights(model, {key: value for key, value in weights.items() if key != name})
     with pytest.raises(ModelError, match=r"has shape \(1,\), expected"):
         load_weights(model, weights | {max(weights): torch.zeros(1)})
+
+
+def test_the_rank_stabilised_scale_is_by_the_root() -> None:
+    """An update is multiplied by alpha / sqrt(rank): of rank 4, twice that of plain LoRA."""
+    losses = []
+    for settings in ({"rslora": True, "alpha": 8.0}, {"alpha": 16.0}, {"alpha": 8.0}):
+        model = attach_adapter(make_model(), LORA.model_copy(update=settings), seed=0, base="b")
+        moved(model)
+        losses.append(float(loss_sums(model, flat_batch(make_rows((9, 5)))).loss.detach()))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def moved(model: nn.Module) -> None:
+    """Change all that trains, as a few steps would."""
+    source = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in trainable_weights(model).values():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=source).to(weight))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("form", ["rslora", "dora"])
+def test_other_forms_are_saved_and_merged(name: str, form: str, tmp_path: Path) -> None:
+    """PEFT loads what was saved with equal logits, and they stay those of the merged model."""
+    make_model(name, dtype=torch.float32).save_pretrained(tmp_path / "base")
+    base = load_model(tmp_path / "base", precision="float64")
+    batch = flat_batch(make_rows((9, 5)))
+    before = loss_sums(base, batch).loss.detach()
+    model = attach_adapter(base, LORA.model_copy(update={form: True}), seed=0, base=str(tmp_path / "base"))
+    torch.testing.assert_close(loss_sums(model, batch).loss.detach(), before)
+    moved(model)
+    found = loss_sums(model, batch).loss.detach()
+    assert abs(float(found - before)) > 0.01
+    save_model(model, tmp_path / "adapter")
+    assert torch.equal(loss_sums(load_tuned(tmp_path / "adapter", precision="float64"), batch).loss, found)
+    wrapped: Any = model
+    torch.testing.assert_close(loss_sums(wrapped.merge_and_unload(), batch).loss.detach(), found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dora_learns_the_length_of_columns(dtype: torch.dtype) -> None:
+    """Each adapted layer has a number for each output that trains, in the type of the other adapter weights."""
+    model = attach_adapter(make_model(dtype=dtype), LORA.model_copy(update={"dora": True}), seed=0, base="b")
+    loss_sums(model, flat_batch(make_rows((9, 5)))).loss.backward()
+    weights = trainable_weights(model)
+    lengths = {name: weight for name, weight in weights.items() if "magnitude" in name}
+    assert len(lengths) == len(weights) / 3 == 14
+    assert {weight.dtype for weight in weights.values()} == {torch.float64 if dtype == torch.float64 else torch.float32}
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in lengths.values())
+
+
+@pytest.mark.parametrize("how", ["qlora", "held"])
+def test_dora_needs_weights_that_can_be_read(how: str) -> None:
+    """On weights of few bits it is refused, by the setting's name, and the model stays as it is."""
+    model = make_model(dtype=torch.float32)
+    if how == "held":
+        quantise_linears(model)
+    before = [type(part) for part in model.modules()]
+    with pytest.raises(ConfigError, match=r"adapter\.dora: .*4 or 8 bits"):
+        attach_adapter(
+            model,
+            LORA.model_copy(update={"dora": True, "kind": "qlora" if how == "qlora" else "lora"}),
+            seed=0,
+            base="b",
+        )
+    assert [type(part) for part in model.modules()] == before
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

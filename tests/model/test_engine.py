@@ -105,6 +105,18 @@ def test_choices_on_cuda(name: str, config: Config, note: str, compiled: list[nn
     assert len(compiled) == (2 if note.startswith("compiled") else 0)
 
 
+@pytest.mark.usefixtures("as_on_cuda")
+@pytest.mark.parametrize("form", ["rslora", "dora"])
+def test_the_form_of_the_adapter_decides(form: str, compiled: list[nn.Module]) -> None:
+    """Rank-stabilised LoRA is LoRA with another scale, and fused; DoRA is another product, and stays as PEFT has it."""
+    model = adapted(make_model(), **{form: True})
+    (note,) = tune_up(model, wishes(steps=COMPILE_FROM + 1))
+    plain = "plain layers (the adapter is not plain LoRA (dropout, DoRA or several adapters))"
+    assert note == (FUSED if form == "rslora" else plain)
+    assert is_plain(model) == (form == "dora")
+    assert not compiled, "DoRA would be compiled for each layer anew"
+
+
 def with_attention_dropout() -> nn.Module:
     """Return a model that drops attention at random."""
     model: Any = make_model()
@@ -120,6 +132,7 @@ def with_attention_dropout() -> nn.Module:
         (lambda: make_model("gpt2"), wishes(kernels="fused"), "cannot run here: GPT2Block has no fused form"),
         (with_attention_dropout, wishes(kernels="fused"), "LlamaDecoderLayer has dropout"),
         (lambda: adapted(make_model(), dropout=0.1), wishes(kernels="fused"), "the adapter is not plain LoRA"),
+        (lambda: adapted(make_model(), dora=True), wishes(kernels="fused"), r"not plain LoRA \(dropout, DoRA"),
         (lambda: make_model(attention="sdpa"), wishes(kernels="fused"), "has no layers that attune knows"),
         (lambda: nn.Linear(2, 2), wishes(compile=True), "Linear has no layers that can be compiled"),
     ],

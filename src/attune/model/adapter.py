@@ -30,10 +30,17 @@ def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: 
 
     For qlora, linear layers are first held in 4 bits unless `load_model` has done so. `base` is written into the
     adapter's config as the model it belongs to. Adapter weights are float32 (float64 for a float64 model).
-    Raises ConfigError when adapter.targets names no module of this model.
+    Raises ConfigError when adapter.targets names no module of this model, or DoRA is asked for on weights of few bits.
+    Source: LoRA, Hu et al. 2021, arXiv 2106.09685; rsLoRA, Kalajdzievski 2023, arXiv 2312.03732; DoRA, Liu et al.
+    2024, arXiv 2402.09353.
     """
     if config.kind == "full":
         return model.requires_grad_(True)
+    if config.dora and (config.kind == "qlora" or any(isinstance(part, HeldLinear) for part in model.modules())):
+        raise ConfigError(
+            "adapter.dora: DoRA measures the columns of every weight, which are not there to be read in 4 or 8 bits.\n"
+            "Use adapter.kind lora without train.fp8, or leave adapter.dora off."
+        )
     from peft import LoraConfig, get_peft_model
 
     if config.kind == "qlora" and not any(isinstance(part, HeldLinear) for part in model.modules()):
@@ -47,6 +54,8 @@ def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: 
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
         target_modules=targets,
         task_type="CAUSAL_LM",
         bias="none",

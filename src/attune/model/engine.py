@@ -44,7 +44,8 @@ def tune_up(model: nn.Module, config: Config) -> tuple[str, ...]:
     if obstacle is None:
         return (f"fused layers: {len(layers)}, proven equal to those of transformers",)
     steps = 0 if train.steps == "auto" else train.steps
-    if train.compile is True or (train.compile == "auto" and on_cuda and steps > COMPILE_FROM and layers):
+    pays = on_cuda and steps > COMPILE_FROM and layers and not has_dora(model)
+    if train.compile is True or (train.compile == "auto" and pays):
         if compile_layers(model) == 0:
             raise ConfigError(
                 f"train.compile: {type(model).__name__} has no layers that can be compiled by themselves.\n"
@@ -53,6 +54,11 @@ def tune_up(model: nn.Module, config: Config) -> tuple[str, ...]:
         why = "asked for" if train.compile is True else obstacle
         return (f"compiled layers: {len(layers)} ({why})",)
     return (f"plain layers ({obstacle})",) if on_cuda else ()
+
+
+def has_dora(model: nn.Module) -> bool:
+    """Whether an adapter of `model` is DoRA, whose layers are compiled anew for each shape of a weight, in parts."""
+    return any(any(getattr(part, "use_dora", {}).values()) for part in model.modules())
 
 
 def _is_on_cuda(model: nn.Module) -> bool:
