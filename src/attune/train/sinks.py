@@ -67,10 +67,9 @@ class TensorBoard:
         self._summary = importlib.import_module("tensorboard.compat.proto.summary_pb2")
         self._text = importlib.import_module("tensorboard.plugins.text.summary_v2").text_pb
         records = importlib.import_module("tensorboard.summary.writer.record_writer")
-        name = (
-            f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(2)}"
-        )
-        self._file = (folder / name).open("wb")
+        seconds, rest = divmod(time.time_ns(), 10**9)  # files are read in the order of their names
+        name = f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}"
+        self._file = (folder / name).open("xb")
         self._records = records.RecordWriter(self._file)
         self._redoes = bool(subject.known_as)
         self._write(file_version="brain.Event:2")
