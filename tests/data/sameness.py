@@ -18,7 +18,16 @@ def kept_of(prepared: Prepared) -> dict[str, Any]:
         "template": [prepared.template.name, prepared.template.source, prepared.template.compiles],
     } | {
         name: getattr(prepared, name)
-        for name in ["ledger", "findings", "preview", "layouts", "valid_examples", "max_length", "max_length_reason"]
+        for name in [
+            "ledger",
+            "findings",
+            "preview",
+            "layouts",
+            "valid_examples",
+            "max_length",
+            "max_length_reason",
+            "augmented",
+        ]
     }
 
 

@@ -70,6 +70,7 @@ def test_files_of_every_part(tmp_path: Path, rows: str) -> None:
         {"data.max_length": 90},
         {"data.template": "none"},
         {"data.duplicates": "drop"},
+        {"data.augment": 1},
     ],
     ids=str,
 )
@@ -115,6 +116,8 @@ def test_damage_is_noticed(tmp_path: Path, rows: str, name: str, how: str) -> No
         path.write_bytes(raw if how == "a bit" else raw[:-1])
     again = prepared_in(tmp_path, rows)
     assert "damaged in the cache" in again.notes[0]
+    assert name in again.notes[0]
+    assert "Error" not in again.notes[0]  # said in words, not by the name of a class
     assert HIT in prepared_in(tmp_path, rows).notes[0]
     assert kept_of(first) == kept_of(again)
 

@@ -11,7 +11,7 @@ from attune.data.augment_limits import is_english, kept_spans, may_be_edited, ma
 from attune.data.coverage.tongues import guess
 from attune.data.lint.fences import is_code
 
-Kind = Literal["order", "question", "other"]
+Kind = Literal["order", "question", "problem", "other"]
 Edits = Mapping[str, Callable[[str], str]]  # name -> how it changes a text; the same text where it does not apply
 
 _WORDS = {
@@ -31,10 +31,12 @@ _WORDS = {
 }
 _VERBS, _VERBS_OR_NOUNS, _AFTER_VERB, _AFTER_NOUN, _ASKS = (frozenset(words.split()) for words in _WORDS.values())
 _PLEASE = re.compile(r"(?:please,? |kindly )(?=\w)", re.IGNORECASE)
-_REQUEST = re.compile(r"(?:can|could|would|will) you (?:please |kindly )?(?=\w)", re.IGNORECASE)
+_REQUEST = re.compile(
+    r"(?:(?:can|could) you (?:please |kindly )?|(?:would|will) you (?:please|kindly) )(?=\w)", re.IGNORECASE
+)
 _FIRST_WORDS = re.compile(r"([A-Za-z]+) ([A-Za-z]+|\d+)\b")
 _INNER_STOP = re.compile(r"[.!?;][\"')\]]*\s")
-_SENTENCE_END = re.compile(r"(?<=[^\W\d_]{3}[.!?]) (?=[^\W\d_a-z])")
+_SENTENCE_END = re.compile(r"(?<=[^\W\d_]{4}[.!?]) (?=[^\W\d_a-z])")  # not after Mr. and the like
 _SUBJECT = r"(?! (?:i|you|he|she|it|we|they|the|this|that|these|those|there|your|my|his|her|our|their|any\w*)\b)"
 _SHORT = {
     "do not": "don't", "does not": "doesn't", "did not": "didn't", "is not": "isn't", "are not": "aren't",
@@ -45,6 +47,7 @@ _SHORT = {
 _LONG = {short: long for long, short in _SHORT.items()}
 _SHORTEN = re.compile(rf"\b(?:{'|'.join(_SHORT)})\b(?=[ ,.;])", re.IGNORECASE)
 _LENGTHEN = re.compile(rf"\b(?:{'|'.join(_LONG)})\b(?=[ ,.;]){_SUBJECT}", re.IGNORECASE)
+PROSE_WORDS = 8  # of an answer that is no label
 SPARE = 3  # variants beyond those asked for, since some may turn out to be other rows
 
 
@@ -59,7 +62,8 @@ def reworded(
     """
     if not text.strip() or is_code(text):
         return []
-    frames: Edits = _FRAMES[_kind_of(text)] if may_be_framed(text, instructions, answers[-1] if answers else "") else {}
+    answer = answers[-1] if answers else ""
+    frames: Edits = _FRAMES[_kind_of(text, answer)] if may_be_framed(text, instructions, answer) else {}
     lesser: Edits = _LESSER_ENGLISH if is_english(text) else _LESSER
     if not may_be_edited([*instructions, text]):
         lesser = {}
@@ -92,8 +96,11 @@ def _applied(
     return text
 
 
-def _kind_of(text: str) -> Kind:
-    """Return whether an English text begins with an order or with a question."""
+def _kind_of(text: str, answer: str) -> Kind:
+    """Return whether an English text begins with an order or a question, or tells something and then asks.
+
+    Such a problem may be one only where its answer is prose: what is told may else be what is labelled.
+    """
     plain = _REQUEST.sub("", _PLEASE.sub("", text, count=1), count=1) if text[:1].isalpha() else text
     words = _FIRST_WORDS.match(plain)
     if words:
@@ -104,7 +111,8 @@ def _kind_of(text: str) -> Kind:
             return "order" if guess(text) in ("", "en") else "other"
         if first in _ASKS and _head(text).endswith("?") and is_english(text):
             return "question"
-    return "other"
+    is_prose = len(answer.split()) >= PROSE_WORDS and answer[:1] not in "{[<"
+    return "problem" if is_prose and text.rstrip().endswith("?") and is_english(text) else "other"
 
 
 def _head(text: str) -> str:
@@ -231,6 +239,12 @@ _FRAMES: dict[Kind, Edits] = {
         "no question mark": _unasked,
         "greeting": _before("Hello! "),
         "thanks": _thanked,
+    },
+    "problem": {
+        "answer this": _before("Please answer this question: "),
+        "question": _before("Question: "),
+        "question for you": _before("Here is a question for you. "),
+        "greeting": _before("Hello! "),
     },
     "other": {},
 }

@@ -74,24 +74,35 @@ def kept_spans(text: str) -> list[tuple[int, int]]:
 
     What is opened and never closed reaches to the end of the text.
     """
+    spans: list[tuple[int, int]] = []
     prose = prose_of(text)
-    blanked = "".join("\0" if old != new else old for old, new in zip(text, prose, strict=True))
-    spans = [found.span() for found in _BLANKED.finditer(blanked)]
+    if prose != text:
+        blanked = "".join("\0" if old != new else old for old, new in zip(text, prose, strict=True))
+        spans += [found.span() for found in _BLANKED.finditer(blanked)]
     spans += [found.span() for found in _QUOTED.finditer(text)]
     if text.count('"') % 2:
         spans.append((text.index('"'), len(text)))
     opened = min((at for at in map(text.find, _OPENS) if at >= 0), default=-1)
     if opened >= 0:
-        spans.append((opened, max(map(text.rfind, _CLOSES)) + 1 or len(text)))
+        closed = max(map(text.rfind, _CLOSES)) + 1
+        spans.append((opened, closed if closed > opened else len(text)))
     return spans
 
 
 def changed_span(old: str, new: str) -> tuple[int, int]:
     """Return the shortest stretch of `old` that was replaced to make `new`; empty where something was put in."""
-    least = min(len(old), len(new))
-    first = next((at for at in range(least) if old[at] != new[at]), least)
-    last = next((at for at in range(least - first) if old[-1 - at] != new[-1 - at]), least - first)
-    return first, len(old) - last
+    first = _common(old, new)
+    last = len(old) - _common(old[first:][::-1], new[first:][::-1])
+    return first, last
+
+
+def _common(one: str, other: str) -> int:
+    """Return how many characters two texts begin with in common."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
 
 
 def may_change(old: str, new: str, kept: Sequence[tuple[int, int]], answers: Sequence[str]) -> bool:
