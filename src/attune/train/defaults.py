@@ -32,6 +32,7 @@ class Facts:
     max_length: int
     max_length_reason: str
     largest_step: int = 0  # tokens of the largest step, where one micro-batch must hold it
+    structured: str = ""  # what validation answers are, if labels, numbers or JSON
 
 
 def learning_rate_for(kind: str, parameters: int) -> float:
@@ -87,6 +88,11 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
         "valid.every",
         every,
         f"about {_DIVISIONS} validations in {steps} steps" if facts.has_valid else "no validation rows",
+    )
+    settle(
+        "early_stop.metric",
+        "val_exact_match" if facts.structured else "val_loss",
+        f"answers are {facts.structured}" if facts.structured else "answers are free text, or none are held out",
     )
     settle("checkpoint.every", valid_every, "at each validation")
     settle("log.every", every, f"about {_DIVISIONS} lines in {steps} steps")

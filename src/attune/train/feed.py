@@ -13,8 +13,26 @@ from dataclasses import dataclass, replace
 import torch
 
 from attune.data.batch import on_device
+from attune.model.divergence import TopK
 from attune.train.metrics import Counts
 from attune.types import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """General text beside a step's rows, each batch with what the base makes of its tokens (None: not asked for).
+
+    It adds the gradient of weight * mean loss + kl * mean divergence over its tokens.
+    """
+
+    batches: tuple[tuple[Batch, TopK | None], ...]
+    weight: float
+    kl: float
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are learned, which is what sums are divided by."""
+        return sum(batch.learned_tokens for batch, _ in self.batches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +46,25 @@ class Step:
     relay: Callable[[int], tuple[Batch, ...]] | None = None  # lays it out again for so many tokens at once
     micro_tokens: int = 0  # what it was laid out for
     counts: Counts | None = None  # known before its batches moved to the device
+    replay: Callable[[int], Replayed] | None = None  # what is replayed beside it, for so many tokens at once
+    replayed: Replayed | None = None  # the same, made
 
     def laid_out(self, micro_tokens: int) -> Step:
         """Return the same step for fewer tokens at once."""
         assert self.relay is not None, "a step that cannot be laid out again"
-        return replace(self, batches=self.relay(micro_tokens), micro_tokens=micro_tokens, counts=None)
+        return replace(
+            self, batches=self.relay(micro_tokens), micro_tokens=micro_tokens, counts=None, replayed=None
+        ).counted()
+
+    def counted(self) -> Step:
+        """Return the step with what is replayed beside it made, and all that it computes counted."""
+        replayed = self.replayed
+        if replayed is None and self.replay is not None:
+            replayed = self.replay(self.micro_tokens)
+        counts = self.counts or Counts.of(self.batches)
+        if replayed is not None and self.counts is None:
+            counts = counts.beside(Counts.of([batch for batch, _ in replayed.batches]))
+        return replace(self, counts=counts, replayed=replayed)
 
 
 class Feed:
@@ -60,7 +92,9 @@ class Feed:
 
     def _build(self) -> Step | None:
         step = next(self._steps, None)
-        if step is None or self._device.type == "cpu":
+        if step is None:
+            return None
+        step = step.counted()  # here, where counting waits for nothing
+        if self._device.type == "cpu":
             return step
-        counts = step.counts or Counts.of(step.batches)  # here, where counting waits for nothing
-        return replace(step, batches=tuple(on_device(batch, self._device) for batch in step.batches), counts=counts)
+        return replace(step, batches=tuple(on_device(batch, self._device) for batch in step.batches))

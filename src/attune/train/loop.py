@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from attune.data.batch import on_device
-from attune.errors import TrainingError
+from attune.errors import NotFiniteError
 from attune.evals.heldout import arithmetic
+from attune.model.divergence import TopK, replay_sums
 from attune.model.loss import PLAIN, LossOptions, loss_sums
-from attune.train.feed import Feed, Step
+from attune.train.feed import Feed, Replayed, Step
 from attune.train.metrics import Counts, Meter
 from attune.train.optim import clip_and_step, set_learning_rate
 from attune.train.room import Room, is_out_of_memory, needs_memory
@@ -45,18 +46,21 @@ def train_steps(
     precision: str,
     loss: LossOptions = PLAIN,
     room: Room | None = None,
+    skips: int = 0,
 ) -> Iterator[StepRecord]:
     """Train and yield one record per step.
 
     The gradient is that of the summed loss over the learned tokens of the whole step divided by their number, so the
-    shape of the micro-batches never changes it. The device is waited for once a step, when its numbers are read.
+    shape of the micro-batches never changes it; what is replayed beside the rows adds its own means. The device is
+    waited for once a step, when its numbers are read. Nothing is updated with a loss or gradient that is not finite;
+    so many such steps in a row as `skips` says are passed over.
 
-    Raises TrainingError if loss or gradient is not finite: nothing is updated with it. OutOfMemoryError when memory
-    runs out and `room` has no smaller micro-batch to offer.
+    Raises NotFiniteError at the next of them, OutOfMemoryError when memory runs out and `room` has no smaller
+    micro-batch to offer.
     """
     how = Arithmetic(world, seed, precision, loss, room)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    feed = Feed(steps, world.device)
+    feed, skipped = Feed(steps, world.device), 0
     while (given := feed.take()) is not None:
         set_learning_rate(optimizer, rate := learning_rate(given.number))
         step, counts, sums = _gradients(model, optimizer, given, how)
@@ -64,18 +68,23 @@ def train_steps(
             norm = clip_and_step(optimizer, trained, clip)
         optimizer.zero_grad(set_to_none=True)
         feed.prepare()
-        nll, right, length = torch.cat([sums, norm.detach().to(sums).reshape(1)]).tolist()
-        if not (math.isfinite(nll) and math.isfinite(length)):
-            raise TrainingError(_not_finite(step, nll, length, done=_done(optimizer)))
-        yield meter.record(
-            step.number, step.epoch, counts, loss=nll, accuracy=right, learning_rate=rate, grad_norm=length
-        )
+        nll, right, replay, length = torch.cat([sums, norm.detach().to(sums).reshape(1)]).tolist()
+        record = meter.record(
+            step.number, step.epoch, counts, loss=nll, accuracy=right, learning_rate=rate, grad_norm=length,
+            replay_loss=replay if step.replayed else None,
+        )  # fmt: skip
+        skipped = 0 if math.isfinite(nll) and math.isfinite(length) else skipped + 1
+        if skipped > skips:
+            raise NotFiniteError(_not_finite(step, nll, length, done=_done(optimizer)), record=record)
+        yield record
 
 
 def _gradients(
     model: nn.Module, optimizer: torch.optim.Optimizer, step: Step, how: Arithmetic
 ) -> tuple[Step, Counts, Tensor]:
-    """Leave the step's gradient in the weights; return the step as it was laid out, its counts, and loss and accuracy.
+    """Leave the step's gradient in the weights; return the step as it was laid out, its counts, and its means.
+
+    These are loss, accuracy and the loss of what was replayed, float64 [3].
 
     When memory runs out, what was computed of the step is thrown away and it begins again in smaller micro-batches.
     """
@@ -85,19 +94,25 @@ def _gradients(
             step = step.laid_out(how.room.micro_tokens)
         counts = step.counts or Counts.of(step.batches)
         sums = torch.zeros(2, dtype=torch.float64, device=device)
+        beside = torch.zeros(1, dtype=torch.float64, device=device)
+        replayed = () if step.replayed is None else step.replayed.batches
         seed_step(how.seed, step.number, how.world.rank)
         done = 0
         try:
             for batch in step.batches:
                 sums += _backward(model, batch, counts.weight, how)
                 done += 1
-            return step, counts, sums / counts.weight
+            for batch, base in replayed:
+                beside += _backward_replayed(model, batch, base, step.replayed, how=how)
+                done += 1
+            return step, counts, torch.cat([sums / counts.weight, beside])
         except RuntimeError as error:
             if how.room is None or step.relay is None or not is_out_of_memory(error):
                 raise
         # only here, out of the handler, is nothing left that holds the activations of the failed micro-batch
         optimizer.zero_grad(set_to_none=True)
-        how.room.shrink(step.batches[done], step=step.number, device=device)
+        failed = (*step.batches, *(batch for batch, _ in replayed))[done]
+        how.room.shrink(failed, step=step.number, device=device)
 
 
 def _backward(model: nn.Module, batch: Batch, weight: float, how: Arithmetic) -> Tensor:
@@ -110,6 +125,26 @@ def _backward(model: nn.Module, batch: Batch, weight: float, how: Arithmetic) ->
     # 1, or NaN where the loss is not finite though its gradient is: then nothing may be updated either
     part.loss.backward(1 + 0 * part.loss.detach())
     return torch.stack([part.nll.double(), part.correct.double()])
+
+
+def _backward_replayed(
+    model: nn.Module, batch: Batch, base: TopK | None, replayed: Replayed | None, *, how: Arithmetic
+) -> Tensor:
+    """Add the gradient of replayed text to the weights; return its part of the mean loss, float64 [1]."""
+    assert replayed is not None, "a batch of what is replayed"
+    device = how.world.device
+    with arithmetic(how.precision, device):
+        loss, nll, _ = replay_sums(
+            model,
+            on_device(batch, device),
+            base,
+            weight=replayed.weight,
+            kl=replayed.kl,
+            options=how.loss,
+            scale=1 / replayed.tokens,
+        )
+    loss.backward(1 + 0 * loss.detach())
+    return nll.double().reshape(1) / replayed.tokens
 
 
 def _done(optimizer: torch.optim.Optimizer) -> str:

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,15 @@ class Counts:
             computed_tokens=sum(len(batch.tokens) for batch in batches),
             computed_learned=sum(learned),
             pairs=sum(_pairs(batch) for batch in batches),
+        )
+
+    def beside(self, other: Counts) -> Counts:
+        """Return the counts of a step beside which others are computed that are none of its rows."""
+        return replace(
+            self,
+            computed_tokens=self.computed_tokens + other.computed_tokens,
+            computed_learned=self.computed_learned + other.computed_learned,
+            pairs=self.pairs + other.pairs,
         )
 
 
@@ -152,6 +161,7 @@ class Meter:
         accuracy: float,
         learning_rate: float,
         grad_norm: float,
+        replay_loss: float | None = None,
     ) -> StepRecord:
         """Return the record of a finished step and start the clock of the next."""
         now = self._clock()
@@ -173,6 +183,7 @@ class Meter:
             memory_gb=memory_gb(self._device),
             mfu=None if self._peak is None else flos / seconds / self._peak,
             computed_tokens=counts.computed_tokens,
+            replay_loss=replay_loss,
         )
 
 

@@ -12,6 +12,7 @@ from attune.model.adapter import attach_adapter
 from attune.model.checkpointing import decoder_layers, enable_checkpointing
 from attune.model.engine import tune_up
 from attune.model.fp8 import HeldInFp8, hold_in_fp8
+from attune.model.neftune import enable_neftune
 from attune.train.metrics import FlosCounter
 
 
@@ -31,6 +32,7 @@ def make_ready(loaded: PreTrainedModel, config: Config, *, base: str) -> Ready:
     """
     told = [_told(hold_in_fp8(loaded, is_frozen=config.adapter.kind != "full"))] if config.train.fp8 else []
     model = attach_adapter(loaded, config.adapter, seed=config.seed, base=base)
+    enable_neftune(model, config.train.neftune_alpha)
     flos = FlosCounter.of(model)
     train = config.train
     notes = [*told, *tune_up(model, config)]

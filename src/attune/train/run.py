@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attune
 from attune.config import Config
-from attune.config_file import dump_yaml, load_run_config
+from attune.config_file import load_run_config
 from attune.data.encoding.tokenizer import Tokenizer, load_tokenizer
 from attune.data.prepare import Prepared, prepare
-from attune.errors import CheckpointError, ConfigError, Interrupted, OutOfMemoryError, RefusedError, ResourceError
+from attune.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    NotFiniteError,
+    OutOfMemoryError,
+    RefusedError,
+    ResourceError,
+)
 from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
-from attune.record import RunFolder, plain
-from attune.train.data_files import fingerprints, free_folder, refuse_changes
+from attune.record import RunFolder
+from attune.train.data_files import free_folder, refuse_changes
 from attune.train.defaults import Facts, Resolved, resolve, step_tokens, stream_of
-from attune.train.stop import EXIT_CODES, StopRequest
+from attune.train.manifest import find_differences, write_start
+from attune.train.stop import EXIT_CODES, StopRequest, stopping_guards
+from attune.train.trackers import check_trackers
+from attune.types import StepRecord
 
 if TYPE_CHECKING:  # torch and transformers are imported only after the data were found good
     from attune.train.session import Session
+    from attune.train.watch import Watch
 
 Listener = Callable[[str, Any], None]
 METRICS = ("loss", "accuracy", "perplexity", "learning_rate", "epoch", "train_flos")
@@ -54,6 +63,8 @@ def gather(config: Config, tell: Listener) -> Inputs:
 
     Raises ConfigError, DataError, TemplateError or ModelError; nothing was written yet.
     """
+    check_trackers(config)
+    stopping_guards(config.guards.stop_on)
     if not config.data.train:
         raise ConfigError("data.train: which rows? Give a file: attune train DATA --model MODEL")
     base = locate(config.model)
@@ -68,6 +79,8 @@ def gather(config: Config, tell: Listener) -> Inputs:
 
     stream, steps = stream_of(prepared.train, config), config.train.steps
     in_epochs = stream.steps_in(config.train.epochs)
+    from attune.train.begin import structure_of_answers
+
     releases = config.train.gradient_release
     facts = Facts(
         parameters=count_parameters(base),
@@ -78,6 +91,7 @@ def gather(config: Config, tell: Listener) -> Inputs:
         max_length=prepared.max_length,
         max_length_reason=prepared.max_length_reason,
         largest_step=int(step_tokens(stream, in_epochs if steps == "auto" else steps).max()) if releases else 0,
+        structured=structure_of_answers(prepared.valid_examples),
     )
     config, resolved = resolve(config, facts)
     tell("resolved", resolved)
@@ -95,15 +109,14 @@ def finetune(config: Config, *, command: str = "", on_event: Listener | None = N
     with _locked(run):
         try:
             inputs = gather(config, tell)
-            session = _start(inputs, tell)
+            session = _start(run, inputs, tell)
+            watch = _watch(run, inputs, session, tell, resumed=False)
         except BaseException:
             run.discard()  # a fault in data, model or device leaves nothing behind
             raise
-        _write_start(run, inputs, session, command)
-        _tell_notes(run, session, tell)
-        if session.valid_corpus is not None:
-            _validate(run, session, tell)
-        return _go(run, inputs, session, tell)
+        write_start(run, inputs, session, command)
+        run.write_json("result.json", _result(run, session, status="running"))
+        return _go(run, inputs, session, watch)
 
 
 def resume(path: str | Path, *, on_event: Listener | None = None) -> Run:
@@ -122,21 +135,32 @@ def resume(path: str | Path, *, on_event: Listener | None = None) -> Run:
         config = load_run_config(run.path, run.find)
         refuse_changes(run, manifest, config)
         inputs = gather(config, tell)
-        session = _start(inputs, tell)
-        _note_differences(run, manifest, session, tell)
-        _tell_notes(run, session, tell)
+        session = _start(run, inputs, tell)
+        for text in find_differences(manifest, session):
+            run.event("note", text)
+            tell("note", text)
         _take_up(run, session, tell)
-        return _go(run, inputs, session, tell)
+        watch = _watch(run, inputs, session, tell, resumed=True)
+        return _go(run, inputs, session, watch)
 
 
-def _start(inputs: Inputs, tell: Listener) -> Session:
+def _watch(run: RunFolder, inputs: Inputs, session: Session, tell: Listener, *, resumed: bool) -> Watch:
+    """Return what watches over the run."""
+    from attune.train.watch import Watch
+
+    return Watch(run, inputs, session, tell, resumed=resumed)
+
+
+def _start(run: RunFolder, inputs: Inputs, tell: Listener) -> Session:
     """Load the model and everything that lives on the device."""
     from attune.train.release import refuse_pieces
+    from attune.train.replay import prepare_replay
     from attune.train.session import Session
     from attune.world import open_world
 
     session = Session(inputs.config, inputs.prepared, base=inputs.base, world=open_world(str(inputs.config.device)))
     refuse_pieces(inputs.config, session.corpus, session.stream, share=session.shares)
+    session.take_replay(prepare_replay(inputs.config, inputs.prepared, session.model, run))
     size = session.parameters
     attention = session.attention
     tell(
@@ -165,51 +189,61 @@ def _start(inputs: Inputs, tell: Listener) -> Session:
     return session
 
 
-def _go(run: RunFolder, inputs: Inputs, session: Session, tell: Listener) -> Run:
+def _go(run: RunFolder, inputs: Inputs, session: Session, watch: Watch) -> Run:
     """Train to the end, then write the model and the result; whatever happens, the run folder says so."""
     try:
         with StopRequest() as stop:
-            stopped_early = _train(run, session, stop, tell)
+            stopped_early = _train(run, session, watch, stop)
     except Exception as error:
-        _tell_notes(run, session, tell)
+        watch.tell_notes()
         status = "stopped" if isinstance(error, Interrupted) else "failed"
         run.event("stop" if status == "stopped" else "error", str(error))
-        run.write_json("result.json", _result(run, session, status=status))
+        result = _result(run, session, status=status)
+        watch.close(result)
+        run.write_json("result.json", result)
+        watch.tell("recorded", run.path)
         if isinstance(error, ResourceError) and not isinstance(error, OutOfMemoryError):
             raise ResourceError(f"{error} Then go on: attune resume {run.path}") from error
         raise
-    session.take_best_weights(run.path / "checkpoints")
-    result = _result(run, session, status="done", stopped_early=stopped_early)
     from attune.train.handoff import write_model, write_trainer_state
 
+    session.take_best_weights(run.path / "checkpoints")
+    watch.sum_up()
+    result = _result(run, session, status="done", stopped_early=stopped_early)
     write_model(
         run, session.model, config=inputs.config, prepared=inputs.prepared, tokenizer=inputs.tokenizer, result=result
     )
     run.write_json("result.json", result)
     write_trainer_state(run, result=result, config=inputs.config)
     run.event("end", f"{result['steps']} steps, best step {result['best_step']}")
-    tell("done", result)
+    watch.close(result)
+    watch.tell("done", result)
     return Run(run.path, result)
 
 
-def _train(run: RunFolder, session: Session, stop: StopRequest, tell: Listener) -> bool:
+def _train(run: RunFolder, session: Session, watch: Watch, stop: StopRequest) -> bool:
     """Run the loop with validation and saving at their steps; return whether it stopped early for lack of progress."""
     config = session.config
-    for record in session.train():
-        run.append("metrics.jsonl", {**plain(record), "time": round(run.seconds(), 3)})
-        _tell_notes(run, session, tell)
-        tell("step", record)
+    watch.tell_notes()
+    if session.progress.step == 0:
+        watch.begin()
+        _note_result(run, session, watch)
+    for record in _recorded(session, watch):
         last = record.step == session.total_steps
-        if session.valid_corpus is not None and (last or record.step % int(config.valid.every) == 0):
-            _validate(run, session, tell)
+        if last or record.step % int(config.valid.every) == 0:
+            watch.validate()
+            _note_result(run, session, watch)
+        is_over = watch.check_stop()
         improved = session.progress.best_step == record.step
-        if last or improved or stop.signal or record.step % int(config.checkpoint.every) == 0:
+        if last or improved or is_over or stop.signal or record.step % int(config.checkpoint.every) == 0:
             path = session.save(run.path / "checkpoints", seconds=run.seconds())
             run.event("checkpoint", f"step {record.step} saved", step=record.step)
-            tell("saved", path)
+            watch.tell("saved", path)
         if last:
             return False
-        if session.out_of_patience():
+        if is_over:
+            return True
+        if session.loses_patience():
             run.event(
                 "stop",
                 f"no better {config.early_stop.metric} in {config.early_stop.patience} validations",
@@ -222,21 +256,32 @@ def _train(run: RunFolder, session: Session, stop: StopRequest, tell: Listener) 
     return False
 
 
-def _validate(run: RunFolder, session: Session, tell: Listener) -> None:
-    """Measure, record and report; note a new best step, and what the run has come to in result.json."""
-    record = session.validate()
-    run.append("metrics.jsonl", {**plain(record), "time": round(run.seconds(), 3)})
-    run.write_json("result.json", _result(run, session, status="running"))
-    tell("valid", record)
-    if record.step and session.progress.best_step == record.step:
-        run.event("best", f"step {record.step}: validation loss {record.val_loss:.4f}", step=record.step)
+def _recorded(session: Session, watch: Watch) -> Iterator[StepRecord]:
+    """Yield the steps as they are done and recorded, the one that ends the run for its numbers recorded too."""
+    try:
+        for record in session.train(skips=watch.skips):
+            watch.step(record)
+            yield record
+    except NotFiniteError as error:
+        watch.step(error.record)
+        raise
+
+
+def _note_result(run: RunFolder, session: Session, watch: Watch) -> None:
+    """Write what the run has come to, so that a killed one can be read."""
+    from attune.train.handoff import write_trainer_state
+
+    result = _result(run, session, status="running")
+    run.write_json("result.json", result)
+    write_trainer_state(run, result=result, config=session.config)
+    watch.tell("recorded", run.path)
 
 
 def _result(run: RunFolder, session: Session, *, status: str, stopped_early: bool = False) -> dict[str, Any]:
     """Return the document of `attune train`: training metrics of the last step, validation metrics of the best one."""
     records = run.read_lines("metrics.jsonl")
     nothing: dict[str, Any] = {}
-    last = next((r for r in reversed(records) if "loss" in r), nothing)
+    last = next((r for r in reversed(records) if isinstance(r.get("loss"), float)), nothing)  # not one that is NaN
     best_step = session.progress.best_step or session.progress.step
     best = next((r for r in reversed(records) if "val_loss" in r and r["step"] == best_step), nothing)
     return {
@@ -252,86 +297,14 @@ def _result(run: RunFolder, session: Session, *, status: str, stopped_early: boo
             **{name: last.get(name) for name in METRICS},
             **{name: best.get(name) for name in ("val_loss", "val_accuracy", "val_perplexity")},
         },
-        "alarms": [],
+        "alarms": run.read_lines("alarms.jsonl"),
     }
-
-
-def _write_start(run: RunFolder, inputs: Inputs, session: Session, command: str) -> None:
-    """Write what is known before the first step: config, manifest, ledger, findings and coloured rows."""
-    from attune.train.session import peek_environment
-
-    config, prepared = inputs.config, inputs.prepared
-    run.write_text("config.yaml", dump_yaml(config))
-    run.write_lines(
-        "ledger.jsonl",
-        [
-            {"summary": prepared.ledger},
-            *({**plain(e.place), "state": e.state, "reason": e.reason} for e in prepared.entries),
-        ],
-    )
-    run.write_json("findings.json", list(prepared.findings))
-    run.write_lines("preview.jsonl", prepared.preview)
-    run.write_json("result.json", _result(run, session, status="running"))
-    run.write_json(
-        "manifest.json",
-        {
-            "format": 1,
-            "attune": attune.__version__,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": command,
-            "cwd": str(Path.cwd()),
-            "model": {
-                "name": Path(config.model).name,
-                "folder": config.model,
-                "parameters": session.parameters.total,
-                "trainable": session.parameters.trainable,
-            },
-            "data": {"files": fingerprints(config)},
-            "template": {
-                "name": prepared.template.name,
-                "sha256": hashlib.sha256(prepared.template.source.encode()).hexdigest(),
-            },
-            "tokenizer": inputs.tokenizer.fingerprint(),
-            "seed": config.seed,
-            "device": config.device,
-            "precision": config.precision,
-            "attention": session.attention.name,
-            "attention_reason": session.attention.reason,
-            "kernels": list(session.kernels),
-            "shares_prefixes": session.shares,
-            "resolved": {key: {"value": value, "reason": reason} for key, (value, reason) in inputs.resolved.items()},
-            **peek_environment(session.world),
-        },
-    )
-    run.event("start", f"{session.total_steps} steps on {config.device} in {config.precision}")
-
-
-def _tell_notes(run: RunFolder, session: Session, tell: Listener) -> None:
-    """Record and report what the session has to say: what it chose, and what it had to change."""
-    for text in session.take_notes():
-        run.event("note", text, step=session.progress.step)
-        tell("note", text)
-
-
-def _note_differences(run: RunFolder, manifest: Mapping[str, Any], session: Session, tell: Listener) -> None:
-    """Say before the first step when the machine differs in something the bits depend on."""
-    from attune.train.session import peek_environment
-
-    now = peek_environment(session.world) | {
-        "attention": session.attention.name,
-        "kernels": list(session.kernels),
-        "shares_prefixes": session.shares,
-    }
-    for name, value in now.items():
-        if name in manifest and manifest[name] != value:
-            text = f"{name} was {manifest.get(name)}, is {value}: the run goes on, but not in the same bits."
-            run.event("note", text)
-            tell("note", text)
 
 
 def _take_up(run: RunFolder, session: Session, tell: Listener) -> None:
     """Restore the newest checkpoint and drop the records of steps that will be done again."""
     from attune.train.checkpoint import find_newest
+    from attune.train.watch import drop_after
 
     try:
         found = find_newest(run.path / "checkpoints")
@@ -342,13 +315,10 @@ def _take_up(run: RunFolder, session: Session, tell: Listener) -> None:
         session.restore(found)
         run.continue_clock(session.progress.seconds)
     step = session.progress.step
-    records = [r for r in run.read_lines("metrics.jsonl") if r["step"] <= step]
-    run.write_lines("metrics.jsonl", records)
+    drop_after(run, step or -1)  # before the first checkpoint all begins anew
     text = f"resumed at step {step} of {session.total_steps}" if found else "no checkpoint yet: starting at step 0"
     run.event("note", text, step=step)
     tell("note", text)
-    if not records and session.valid_corpus is not None:
-        _validate(run, session, tell)
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,14 +27,16 @@ from attune.model.checkpointing import dropout_in
 from attune.model.folder import full_name
 from attune.model.load import attention_choice, load_model
 from attune.model.loss import LossOptions
+from attune.model.neftune import noise_in
 from attune.train import checkpoint as checkpoints
 from attune.train.checkpoint import Checkpoint
 from attune.train.defaults import stream_of
-from attune.train.feed import Step
+from attune.train.feed import Replayed, Step
 from attune.train.loop import train_steps
 from attune.train.metrics import Meter
 from attune.train.optim import build_optimizer, learning_rate_at
 from attune.train.ready import make_ready
+from attune.train.replay import Replay
 from attune.train.room import Room, needs_memory
 from attune.types import Batch, StepRecord, ValidRecord
 from attune.world import World
@@ -49,7 +52,10 @@ class Progress:
     step: int = 0
     best_step: int = 0
     best_value: float | None = None
+    best_loss: float | None = None  # the validation loss there, which decides between equal values
     stale: int = 0  # validations since the best one
+    rate_scale: float = 1.0  # what early_stop.reduce has made of the learning rate
+    reductions: int = 0  # how often it did
     flos: float = 0.0
     seconds: float = 0.0
 
@@ -63,6 +69,7 @@ class Session:
         self.valid_corpus: Corpus | None = prepared.valid
         self.world = world
         self.progress = Progress()
+        self.replay: Replay | None = None
         self._notes: deque[str] = deque()
         with needs_memory("loading the model"):
             loaded = load_model(
@@ -80,6 +87,7 @@ class Session:
         self._notes.extend(ready.notes)
         self.shares = shares_prefixes(self.model, config, attention=self.attention.name)
         self.parameters = count(self.model)
+        self.vocabulary = int(loaded.config.get_text_config().vocab_size)
         self.optimizer = build_optimizer(self.model, config.train, seed=config.seed)
         if config.train.rounding == "stochastic" and not _trains_16_bits(self.model):
             self._notes.append("train.rounding stochastic changes nothing here: no weight that trains is bfloat16")
@@ -88,6 +96,11 @@ class Session:
         self.room = Room(
             int(config.train.micro_tokens), tell=self._notes.append, is_fixed=config.train.gradient_release
         )
+
+    def take_replay(self, replay: Replay | None) -> None:
+        """Train on general text beside the rows; to be called before the first step."""
+        self.replay = replay
+        self._notes.extend(() if replay is None else replay.notes)
 
     def take_notes(self) -> list[str]:
         """Return what is to be told since the last call, in words."""
@@ -100,15 +113,16 @@ class Session:
         return self.config.train.steps
 
     def schedule(self) -> Callable[[int], float]:
-        """Return the learning rate as a function of the step."""
+        """Return the learning rate as a function of the step, as it stands when it is asked."""
         train = self.config.train
-        return partial(
+        planned = partial(
             learning_rate_at,
             steps=self.total_steps,
             peak=float(train.learning_rate),
             schedule=train.schedule,
             warmup=train.warmup,
         )
+        return lambda step: planned(step) * self.progress.rate_scale
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps still to do; a step's rows are a function of (seed, step) alone."""
@@ -120,7 +134,24 @@ class Session:
             if number == first and (note := self._sharing_note(number, rows, saving(batches))):
                 self._notes.append(note)
             places, relay = partial(self._places, rows), partial(self._lay_out, rows)
-            yield Step(number, self.stream.epoch(number), batches, places, relay, micro_tokens)
+            replay = None if self.replay is None else partial(self._replayed, self.replay, number)
+            yield Step(number, self.stream.epoch(number), batches, places, relay, micro_tokens, replay=replay)
+
+    def _replayed(self, replay: Replay, step: int, micro_tokens: int) -> Replayed:
+        """Return what is replayed beside a step."""
+        batches = replay.batches(step, micro_tokens)
+        if self.config.train.fp8:
+            batches = tuple((pad_to(batch, FP8_ROWS), base) for batch, base in batches)
+        return Replayed(batches, replay.weight, replay.kl)
+
+    def places(self, step: int) -> list[str]:
+        """Return where the rows of a step stand in their files."""
+        return self._places(self.stream.rows(step))
+
+    def first_batches(self) -> tuple[NDArray[np.int64], tuple[Batch, ...]]:
+        """Return the rows of the first step and the micro-batches made of them."""
+        rows = self.stream.rows(1)
+        return rows, self._lay_out(rows, self.room.micro_tokens)
 
     def _sharing_note(self, step: int, rows: NDArray[np.int64], saved: float) -> str:
         """Say what sharing saves in a step, why it saves nothing though asked for, or what dropout makes it cost."""
@@ -153,8 +184,11 @@ class Session:
         """Return where rows of the corpus stand in their files."""
         return [str(self.corpus.places[int(row)]) for row in rows]
 
-    def train(self) -> Iterator[StepRecord]:
-        """Train from the present step to the last, yielding each step's record; `progress` follows."""
+    def train(self, *, skips: int = 0) -> Iterator[StepRecord]:
+        """Train from the present step to the last, yielding each step's record; `progress` follows.
+
+        `skips`: how many steps in a row may be passed over because their loss or gradient is not finite.
+        """
         self.model.train()
         self.meter.restart_clock()
         records = train_steps(
@@ -169,20 +203,18 @@ class Session:
             precision=self.config.precision,
             loss=LossOptions.of(self.config.train),
             room=self.room,
+            skips=skips,
         )
         for record in records:
             self.progress = replace(self.progress, step=record.step, flos=record.train_flos)
             yield record
             self.meter.restart_clock()
 
-    def validate(self) -> ValidRecord:
-        """Measure the model on the validation rows, and note in `progress` whether it is the best so far.
-
-        The model before training (step 0) is measured too but is never the best: a run returns a tuned model.
-        """
+    def validate(self) -> tuple[ValidRecord, Measured]:
+        """Measure the model on the validation rows."""
         assert self.valid_corpus is not None
         with needs_memory("validating"):
-            measured: Measured = measure(
+            measured = measure(
                 self.model,
                 self.valid_corpus,
                 micro_tokens=self.room.micro_tokens,
@@ -197,23 +229,45 @@ class Session:
             val_perplexity=measured.perplexity,
             val_rows=self.valid_corpus.num_rows,
             val_tokens=measured.tokens,
+            val_exact_match=measured.exact_match,
         )
-        if record.step > 0:
-            self._note_best(record)
-        return record
+        return record, measured
 
-    def _note_best(self, record: ValidRecord) -> None:
-        best = self.progress.best_value
-        value = record.val_loss if self.config.early_stop.metric == "val_loss" else -record.val_accuracy
-        if best is None or value < best:
-            self.progress = replace(self.progress, best_step=record.step, best_value=value, stale=0)
+    def note_best(self, record: ValidRecord, scores: Mapping[str, float]) -> None:
+        """Note in `progress` whether a validation, with the `scores` of the answers given at it, is the best so far.
+
+        Of equal values the one with the lower loss is. The model before training (step 0) never is: a run returns a
+        tuned model.
+        """
+        if record.step == 0:
+            return
+        metric = str(self.config.early_stop.metric)
+        measured = getattr(record, metric) if metric.startswith("val_") else scores[metric]
+        value = measured if metric == "val_loss" else -measured
+        best = self.progress
+        known = best.best_value is not None and math.isfinite(best.best_value)
+        if not known or (value, record.val_loss) < (best.best_value, best.best_loss):
+            self.progress = replace(best, best_step=record.step, best_value=value, best_loss=record.val_loss, stale=0)
         else:
-            self.progress = replace(self.progress, stale=self.progress.stale + 1)
+            self.progress = replace(best, stale=best.stale + 1)
 
-    def out_of_patience(self) -> bool:
-        """Whether early stopping is on and the last validations brought nothing better."""
-        patience = self.config.early_stop.patience
-        return patience > 0 and self.progress.stale >= patience
+    def loses_patience(self) -> bool:
+        """Act when the last validations brought nothing better: lower the learning rate, or say that it is time to end.
+
+        Does nothing unless early_stop.patience is set.
+        """
+        wish = self.config.early_stop
+        if not 0 < wish.patience <= self.progress.stale:
+            return False
+        if wish.reduce == 1 or self.progress.reductions >= wish.reductions:
+            return True
+        scale = self.progress.rate_scale * wish.reduce
+        self.progress = replace(self.progress, stale=0, rate_scale=scale, reductions=self.progress.reductions + 1)
+        self._notes.append(
+            f"no better {wish.metric} in {wish.patience} validations: the learning rate is now {scale:.3g} of what "
+            "the schedule says"
+        )
+        return False
 
     def save(self, folder: Path, *, seconds: float) -> Path:
         """Write a checkpoint of this step into `folder` and delete the ones no longer kept; return its path."""
@@ -227,7 +281,9 @@ class Session:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to where `checkpoint` was written."""
         checkpoints.restore(checkpoint, model=self.model, optimizer=self.optimizer)
-        self.progress = Progress(**{key: checkpoint.state[key] for key in Progress.__slots__})
+        self.progress = Progress(
+            **{key: checkpoint.state[key] for key in Progress.__slots__ if key in checkpoint.state}
+        )
         self.meter.flos = self.progress.flos
         self.room.micro_tokens = checkpoint.state.get("micro_tokens", self.room.micro_tokens)
 
@@ -252,8 +308,10 @@ def shares_prefixes(model: nn.Module, config: Config, *, attention: str) -> bool
         obstacle = "this model's attention cannot be plugged in, so its rows are computed one by one"
     elif drops := dropout_in(model):
         obstacle = f"dropout is on ({drops}), and rows that share a beginning would drop the same in it"
+    elif noise := noise_in(model):
+        obstacle = f"there is noise ({noise}), and rows that share a beginning would have the same in it"
     if obstacle and wish is True:
-        raise ConfigError(f"data.share_prefixes: {obstacle}.\nSet it to auto or false, or dropout to 0.")
+        raise ConfigError(f"data.share_prefixes: {obstacle}.\nSet it to auto or false, or leave that off.")
     return not obstacle
 
 

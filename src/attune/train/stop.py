@@ -1,11 +1,18 @@
-"""Stopping in good order: a signal sets a flag, the running step is finished and saved, then the run ends."""
+"""Stopping in good order: a signal sets a flag, the running step is finished and saved, then the run ends.
+
+Guards that were asked to stop a run are the other reason.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
+
+from attune.errors import ConfigError
+from attune.evals.guards.catalog import GUARDS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,3 +43,18 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+
+
+def stopping_guards(wishes: Iterable[str]) -> frozenset[str]:
+    """Return the names of the alarms that stop a run, from ids (G6) or names.
+
+    Raises: ConfigError for an unknown one.
+    """
+    found: set[str] = set()
+    for wish in wishes:
+        names = {guard.name for guard in GUARDS.values() if wish.lower() in (guard.id.lower(), guard.name)}
+        if not names:
+            known = ", ".join(f"{guard.id} {guard.name}" for guard in GUARDS.values())
+            raise ConfigError(f'guards.stop_on: "{wish}" is no guard. There are: {known}.')
+        found |= names
+    return frozenset(found)
