@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attune.config import AdapterConfig
+from attune.data.batch import on_device
 from attune.model import divergence as divergence_room
 from attune.model import head as head_room
 from attune.model.adapter import attach_adapter
@@ -164,3 +165,19 @@ def test_without_divergence_it_is_the_usual_loss(base: TopK | None) -> None:
     assert float(divergence) == 0
     grads = [torch.autograd.grad(part, model.get_input_embeddings().weight)[0] for part in (loss, usual.loss)]
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu(dtype: torch.dtype) -> None:
+    """On a device the sums and gradients are those of float64 on a processor, but for rounding."""
+    base, model = moved("llama", lora=False)
+    kept = top_log_probs(base, BATCH, 7)
+    wanted = replay_sums(model, BATCH, kept, weight=0.6, kl=1.7, scale=1 / 5)
+    trained = list(model.parameters())
+    slopes = torch.autograd.grad(wanted[0], trained)
+    model.to("cuda", dtype)
+    found = replay_sums(model, on_device(BATCH, torch.device("cuda")), kept, weight=0.6, kl=1.7, scale=1 / 5)
+    allowed = 1e-4 if dtype == torch.float32 else 0.03
+    for mine, other in zip((*found, *torch.autograd.grad(found[0], trained)), (*wanted, *slopes), strict=True):
+        assert float((mine.cpu().double() - other).norm()) <= allowed * float(other.norm())

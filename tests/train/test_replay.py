@@ -243,5 +243,5 @@ def test_a_damaged_cache_is_refused(tmp_path: Path, damage: str) -> None:
         path = case.run.path / "replay/texts.jsonl"
         path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:-1]))
         assert all(json.loads(line)["tokens"] for line in path.read_text().splitlines())
-    with pytest.raises(CheckpointError, match="Start a new run"):
+    with pytest.raises(CheckpointError, match="start a new run"):
         case.replay()

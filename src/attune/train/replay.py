@@ -5,36 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import nn
 
 from attune.config import Config, ReplayConfig
-from attune.data.batch import on_device, step_batches, to_batch
+from attune.data.batch import step_batches
 from attune.data.corpus import Corpus, to_corpus
 from attune.data.encoding.mask import encode_prompt
 from attune.data.encoding.template import ChatTemplate, open_template
 from attune.data.encoding.turns import mark
-from attune.data.layout import lay_out
 from attune.data.prepare import Prepared
 from attune.data.stream import Stream
-from attune.errors import CheckpointError, ConfigError, DataError, ModelError, TemplateError
+from attune.errors import ConfigError, DataError, ModelError, TemplateError
+from attune.evals.basis import Machine, keep_base, read_base, write_base
 from attune.evals.general import read_general, text_start, write_texts, written_corpus
-from attune.evals.heldout import arithmetic
-from attune.model.divergence import KEPT, TopK, top_log_probs
-from attune.record import RunFolder, write_atomic
+from attune.model.divergence import TopK
+from attune.record import RunFolder
 from attune.train.defaults import step_tokens, stream_of
 from attune.train.room import needs_memory
 from attune.types import Batch, Encoded, Message, Place
 from attune.world import mix_seed
 
-TEXTS, BASE = "replay/texts.jsonl", "replay/base.safetensors"
+TEXTS, BASE, NAME = "replay/texts.jsonl", "replay/base.safetensors", "replay"
 SELF = "self"
 _LOOKED_STEPS = 100  # of the run, to know how many tokens a step has
 
@@ -105,10 +101,8 @@ def prepare_replay(config: Config, prepared: Prepared, model: nn.Module, run: Ru
     base = None
     if kl > 0:
         if not (run.path / BASE).is_file():
-            with needs_memory("measuring the texts to replay"):
-                kept = _keep_base(model, corpus, config)
-            write_atomic(run.path / BASE, save({"ids": kept.ids, "logp": kept.logp}))
-        base = _load_base(run.path / BASE, corpus)
+            write_base(run.path / BASE, {NAME: _keep_base(model, corpus, config)}, {NAME: corpus})
+        base = read_base(run.path / BASE, {NAME: corpus})[NAME]
     assert config.train.steps != "auto", "the config was resolved"
     of_step = step_tokens(stream_of(prepared.train, config), min(config.train.steps, _LOOKED_STEPS)).mean()
     tokens = max(1, round(wish.share * float(of_step)))
@@ -266,31 +260,11 @@ def _learned_places(corpus: Corpus, rows: Sequence[int] | NDArray[np.integer]) -
 
 
 def _keep_base(model: nn.Module, corpus: Corpus, config: Config) -> TopK:
-    """Return what the model makes of every learned token, on the host, in the order of the corpus."""
-    device = next(model.parameters()).device
+    """Return what the model predicts at every learned token; it is left in the mode it came in."""
+    machine = Machine(next(model.parameters()).device, config.precision, int(config.train.micro_tokens))
     was_training = model.training
     model.eval()
-    found: TopK | None = None
-    for part in lay_out(corpus.lengths, int(config.train.micro_tokens)):
-        with arithmetic(config.precision, device):
-            some = top_log_probs(model, on_device(to_batch(corpus, part), device))
-        if found is None:
-            found = TopK(*(kept.new_empty((corpus.num_learned, kept.shape[1]), device="cpu") for kept in some))
-        places = torch.from_numpy(_learned_places(corpus, part))
-        for room, kept in zip(found, some, strict=True):
-            room[places] = kept.cpu()
+    with needs_memory("measuring the texts to replay"):
+        kept = keep_base(model, corpus, machine)
     model.train(was_training)
-    assert found is not None, "there are texts"
-    return found
-
-
-def _load_base(path: Path, corpus: Corpus) -> TopK:
-    """Return what `_keep_base` found. Raises: CheckpointError when the file is damaged or belongs to other texts."""
-    try:
-        found = load(path.read_bytes())
-        kept = TopK(found["ids"], found["logp"])
-    except (SafetensorError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Start a new run.") from error
-    if len(kept.ids) != corpus.num_learned or kept.ids.shape != kept.logp.shape or kept.ids.shape[1] > KEPT:
-        raise CheckpointError(f"{path} does not belong to {path.parent / 'texts.jsonl'}. Start a new run.")
     return kept
