@@ -15,7 +15,7 @@ Made by `make docs` from `src/attune/evals/guards/catalog.py` and `thresholds.py
 Guards look at what a run records, and raise an alarm with a figure, its threshold, what it means and the setting that
 helps. Alarms are in `alarms.jsonl` and `result.json` of the run folder, on the console, in the report and in
 `attune watch`. An alarm is raised once, and again only when it gets worse; spikes and steps that are not finite are
-told one by one up to `spike_most`, then counted.
+told one by one up to `spike_most`, the rest by their number at the end.
 
 A guard changes nothing by itself. Which alarms stop a run is chosen with `guards.stop_on`, by id or name; what chooses
 the best step, and when to stop or to lower the learning rate, with `early_stop`. Validation loss that rises is a

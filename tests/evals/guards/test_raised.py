@@ -39,9 +39,11 @@ def test_single_steps_are_told_one_by_one_then_counted() -> None:
         history.add_step(step(number, 8.0 if is_spike else 1.0, 9.0 if is_spike else 0.5))
         told += len(raised.admit(after_step(history)))
     assert told == 5
+    history.num_not_finite = 6
     rest = sound(raised.rest(history))
-    assert rest["spike"].figure == history.num_spikes == 8
-    assert Raised().rest(history) == []
+    assert rest["spikes-in-all"].figure == history.num_spikes == 8
+    assert rest["not-finite-in-all"].figure == 6
+    assert raised.rest(history) == []
 
 
 def test_a_resumed_run_goes_on_where_it_was() -> None:
@@ -62,7 +64,7 @@ def test_a_resumed_run_goes_on_where_it_was() -> None:
 def test_nothing_is_counted_that_was_told() -> None:
     """Five spikes need no sum."""
     raised, history = Raised(), history_of(step(n, 1.0) for n in range(1, 60))
-    history.num_spikes = 5
+    history.num_spikes = history.num_not_finite = 5
     raised.admit([alarm("spike", "warning", number) for number in range(5)])
     assert raised.rest(history) == []
     assert facts().has_task_metric is False

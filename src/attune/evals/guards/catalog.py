@@ -7,7 +7,7 @@ from typing import Literal
 
 from attune.types import Alarm, Severity
 
-Moment = Literal["before training", "each step", "each validation"]
+Moment = Literal["before training", "each step", "each validation", "at the end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,28 @@ GUARDS = {
             "most `spike_most` alarms.",
         ),
         Guard(
+            "G5",
+            "spikes-in-all",
+            "warning",
+            "at the end",
+            "More steps stood out than were told one by one.",
+            "Number of spikes > `spike_most`.",
+        ),
+        Guard(
             "G6",
             "not-finite",
             "error",
             "each step",
             "Loss or gradient norm are NaN or infinite; nothing is updated with them.",
             "Any such step; `not_finite_in_a_row` stop a run that skips them.",
+        ),
+        Guard(
+            "G6",
+            "not-finite-in-all",
+            "warning",
+            "at the end",
+            "More steps were not finite than were told one by one.",
+            "Number of such steps > `spike_most`.",
         ),
         Guard(
             "G7",

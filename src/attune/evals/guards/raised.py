@@ -40,21 +40,23 @@ class Raised:
 
     def rest(self, history: History) -> list[Alarm]:
         """Return one alarm for each kind whose later ones were only counted; to be called at the end of the run."""
-        totals = {"spike": history.num_spikes, "not-finite": history.num_not_finite}
         step = history.last.step if history.last is not None else 0
-        return [
-            make_alarm(
-                name,
-                step,
-                "warning",
-                figure=float(totals[name]),
-                threshold=float(self._most),
-                message=f"{totals[name]} steps in all were of this kind; the first {self._most} were told one by one.",
-                fix="So many are no chance: lower --train.learning_rate, or check the rows with attune check.",
-            )
-            for name in _SINGLE
-            if totals[name] > self._most == self._counts.get(name, 0)
-        ]
+        sums = (
+            self._sum("spikes-in-all", history.num_spikes, step),
+            self._sum("not-finite-in-all", history.num_not_finite, step),
+        )
+        return self.admit(alarm for alarm in sums if alarm.figure > self._most)
+
+    def _sum(self, name: str, count: int, step: int) -> Alarm:
+        return make_alarm(
+            name,
+            step,
+            "warning",
+            figure=float(count),
+            threshold=float(self._most),
+            message=f"{count} steps in all; the first {self._most} were told one by one.",
+            fix="So many are no chance: lower --train.learning_rate, or check the rows with attune check.",
+        )
 
     def _note(self, name: str, severity: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1

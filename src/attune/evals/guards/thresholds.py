@@ -60,7 +60,7 @@ class Thresholds:
     template_ratio: float = 1.1  # loss under the chosen template over that under another one
     template_plain_ratio: float = 1.5  # over that without any markup, which models without chat training like best
     template_difference: float = 0.05  # smaller differences are noise
-    start_share: float = 0.6  # of the loss of guessing evenly
+    start_share: float = 0.9  # of the loss of guessing evenly
     # G9 end of answers
     stop_rows_share: float = 0.99  # of rows that are whole and whose learned part ends with a stop token
     stop_rows_error_share: float = 0.9
