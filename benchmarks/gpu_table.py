@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks.gpu_cases import CASES, TINY, Case, Sizes, make_rows, model_shape, plain_flos
 
-BEGIN, END = "<!-- written by benchmarks/gpu.py: begin -->", "<!-- written by benchmarks/gpu.py: end -->"
 Result = Mapping[str, Any]
 
 
@@ -159,11 +158,12 @@ def kernels(report: Result) -> str:
     return "\n".join(lines)
 
 
-def write_into(file: Path, text: str, intro: Sequence[str]) -> None:
-    """Put the tables between their two marks in a page; a page that has none gets them at its end."""
-    page = file.read_text(encoding="utf-8") if file.exists() else "\n".join([*intro, "", BEGIN, END, ""])
-    if BEGIN not in page:
-        page = f"{page.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, rest = page.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    file.write_text(f"{before}{BEGIN}\n{text.strip()}\n{END}{after}", encoding="utf-8")
+def write_into(file: Path, text: str, intro: Sequence[str], *, program: str = "gpu.py") -> None:
+    """Put the tables of a program between its two marks in a page; a page that has none gets them at its end."""
+    begin, end = (f"<!-- written by benchmarks/{program}: {mark} -->" for mark in ("begin", "end"))
+    page = file.read_text(encoding="utf-8") if file.exists() else "\n".join([*intro, "", begin, end, ""])
+    if begin not in page:
+        page = f"{page.rstrip()}\n\n{begin}\n{end}\n"
+    before, rest = page.split(begin, 1)
+    after = rest.split(end, 1)[1]
+    file.write_text(f"{before}{begin}\n{text.strip()}\n{end}{after}", encoding="utf-8")
