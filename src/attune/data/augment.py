@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from operator import itemgetter
 
 import numpy as np
 import xxhash
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from attune.config import Config
 from attune.data.augment_edits import reworded
-from attune.data.collect import Collection
+from attune.data.collect import CHUNK_ROWS, Collection
 from attune.data.corpus import STATES, Corpus, to_corpus
 from attune.data.duplicates.words import WordStore
 from attune.data.encoding.mask import Masker
@@ -179,34 +181,34 @@ def _encoded(
     families: Sequence[Sequence[_Variant]], train: Corpus, masker: Masker, *, count: int, limit: int
 ) -> tuple[list[_Variant], list[Encoded]]:
     """Return the first `count` variants of each family that fit and whose tokens are new, and their tokens."""
-    flat = [variant for family in families for variant in family]
-    rows = iter(_encode(masker, [variant.example for variant in flat]))
-    seen = {train.row(row)[0].tobytes() for row in range(train.num_rows)} if flat else set()
-    chosen, made = [], []
-    for family in families:
-        left = count
-        for variant in family:
-            row = next(rows)
-            if row is None or not left or len(row.tokens) > limit or not row.learned.any():
+    waiting = [iter(family) for family in families]
+    left = [count] * len(families)
+    seen = {train.row(row)[0].tobytes() for row in range(train.num_rows)}
+    found: list[tuple[int, _Variant, Encoded]] = []
+    while batch := [(at, variant) for at, family in enumerate(waiting) for variant in islice(family, left[at])]:
+        rows = _encode(masker, [variant.example for _, variant in batch])
+        for (at, variant), row in zip(batch, rows, strict=True):
+            if row is None or len(row.tokens) > limit or not row.learned.any() or row.tokens.tobytes() in seen:
                 continue
-            key = row.tokens.tobytes()
-            if key not in seen:
-                seen.add(key)
-                chosen.append(variant)
-                made.append(row)
-                left -= 1
-    return chosen, made
+            seen.add(row.tokens.tobytes())
+            left[at] -= 1
+            found.append((at, variant, row))
+    found.sort(key=itemgetter(0))
+    return [variant for _, variant, _ in found], [row for _, _, row in found]
 
 
-def _encode(masker: Masker, examples: Sequence[Example]) -> list[Encoded | None]:
-    """Return rows as tokens; None for one whose learned tokens cannot be proved in its new words."""
-    try:
-        return list(masker.encode(examples))
-    except TemplateError:
-        if len(examples) == 1:
-            return [None]
-    half = len(examples) // 2
-    return _encode(masker, examples[:half]) + _encode(masker, examples[half:])
+def _encode(masker: Masker, examples: Sequence[Example]) -> Iterator[Encoded | None]:
+    """Yield rows as tokens, a chunk at once; None for one whose learned tokens cannot be proved in its new words."""
+    for first in range(0, len(examples), CHUNK_ROWS):
+        chunk = examples[first : first + CHUNK_ROWS]
+        try:
+            yield from masker.encode(chunk)
+        except TemplateError:
+            for example in chunk:
+                try:
+                    yield from masker.encode([example])
+                except TemplateError:
+                    yield None
 
 
 def _joined(train: Corpus, chosen: Sequence[_Variant], rows: Sequence[Encoded], notes: tuple[str, ...]) -> Augmented:
