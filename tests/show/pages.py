@@ -56,15 +56,15 @@ class Opened:
     complaints: list[str] = field(default_factory=list)
 
 
-def open_page(browser: Any, report: Path, *, width: int = 1280, scheme: str = "light") -> Opened:
-    """Open a report and wait until its charts are drawn."""
+def open_page(browser: Any, report: Path | str, *, width: int = 1280, scheme: str = "light") -> Opened:
+    """Open a report, or the page at an address, and wait until it is loaded with its charts."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     opened = Opened(page)
     page.on("request", lambda request: opened.requests.append(request.url))
     page.on("console", lambda message: opened.complaints.append(message.text))
     page.on("pageerror", lambda error: opened.complaints.append(str(error)))
     page.on("dialog", lambda dialog: opened.complaints.append(f"dialog: {dialog.message}"))
-    page.goto(report.as_uri())
+    page.goto(report if isinstance(report, str) else report.as_uri())
     return opened
 
 
@@ -87,3 +87,11 @@ def assert_structured(page: Any) -> None:
         assert len(plot.get_attribute("aria-label")) > 20
     for link in page.locator("nav a").all():
         assert page.locator(link.get_attribute("href")).count() == 1
+
+
+def see(page: Any, chart: str) -> Any:
+    """Scroll to a chart, which is drawn when it comes near, and return it."""
+    plot = page.locator(f"#chart-{chart}")
+    plot.scroll_into_view_if_needed()
+    plot.locator(".main-svg").first.wait_for()
+    return plot

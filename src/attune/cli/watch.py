@@ -65,7 +65,7 @@ def _serve(targets: Sequence[str], *, host: str, port: int, json: bool) -> None:
     from attune.show.words import visible
 
     try:
-        from attune.show.live import NAMES, build_app, listen, serve
+        from attune.show.live import NAMES, build_app, listen, make_server
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"attune watch serves its page with starlette and uvicorn, and {error.name} is not installed.\n"
@@ -85,7 +85,7 @@ def _serve(targets: Sequence[str], *, host: str, port: int, json: bool) -> None:
         print(f"watch     {url}", file=out)
         print(f"from afar {_tunnel(bound)}, then the same address there; Ctrl-C ends", file=out, flush=True)
         try:
-            serve(build_app(found, token, host=host), listening)
+            make_server(build_app(found, token, host=host)).run(sockets=[listening])
         except KeyboardInterrupt:
             return
 

@@ -117,8 +117,8 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(app: Starlette, listening: socket.socket) -> None:
-    """Answer requests until Ctrl-C or SIGTERM. Addresses are not logged: the token is in them."""
+def make_server(app: Starlette) -> uvicorn.Server:
+    """Return the server of an application. Addresses are not logged: the token is in them."""
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -130,7 +130,7 @@ def serve(app: Starlette, listening: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=1,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
 
 
 def _names(host: str) -> frozenset[str]:

@@ -165,7 +165,7 @@
       button.setAttribute("aria-pressed", String(isOn));
       return isOn;
     };
-    byId("pause").addEventListener("click", (event) => { isPaused = toggle(event.currentTarget); sayConnection(); if (!isPaused) update(); });
+    byId("pause").addEventListener("click", (event) => { isPaused = toggle(event.currentTarget); sayConnection(); clearTimeout(timer); if (!isPaused) update(); });
     byId("log-scale").addEventListener("click", (event) => { view.isLog = toggle(event.currentTarget); liveCharts.redraw(); });
     byId("axis").addEventListener("change", (event) => { view.axis = event.currentTarget.value; liveCharts.zoom(null); });
     byId("smoothing").addEventListener("input", (event) => {

@@ -9,6 +9,8 @@ const liveCharts = (() => {
   const config = { displayModeBar: false, displaylogo: false, doubleClick: "autosize", showTips: false };
   const view = { axis: "step", isLog: false, smoothing: 0, zoom: null };
   const figures = [...document.querySelectorAll("[data-curve]")];
+  const near = new Set();  // figures within a screen of what is seen; the others wait until they come near
+  const waiting = new Set();
   let runs = [];
   let detail = null;
   let onZoom = () => {};
@@ -91,6 +93,8 @@ const liveCharts = (() => {
 
   const isProbe = (key) => key === "general_loss" || key === "kl_general" || key === "kl_task";
 
+  const validName = (run, key) => (isProbe(key) ? run.name : `${run.name}, validation`);
+
   const curvesOf = (run, key) => (isProbe(key)
     ? { train: [], valid: points(run.probe, key) }
     : { train: points(run.train, key), valid: points(run.valid, `val_${key}`) });
@@ -107,8 +111,7 @@ const liveCharts = (() => {
       traces.push(line(run.name, thin(cut(train)), { color, line: { dash } }));
     }
     if (valid.length) {
-      const name = isProbe(key) ? run.name : `${run.name}, validation`;
-      traces.push(line(name, thin(cut(valid)), { color, line: { dash: "dot", width: 2.5 }, marker: { size: 6, color } }));
+      traces.push(line(validName(run, key), thin(cut(valid)), { color, line: { dash: "dot", width: 2.5 }, marker: { size: 6, color } }));
     }
     return traces;
   };
@@ -168,6 +171,7 @@ const liveCharts = (() => {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       hovermode: "x unified",
+      hoverdistance: -1,  // the nearest record, however far
       hoverlabel: { bgcolor: colour("--paper"), bordercolor: colour("--rule"), font: { color: colour("--ink") }, namelength: -1 },
       showlegend: false,
       dragmode: isTouch ? false : "zoom",  // a finger that scrolls the page must not zoom a chart
@@ -183,7 +187,7 @@ const liveCharts = (() => {
     for (const run of runs) {
       const { train, valid } = curvesOf(run, key);
       if (train.length) parts.push(from(run.name, train));
-      if (valid.length) parts.push(from(`${run.name}, validation`, valid));
+      if (valid.length) parts.push(from(validName(run, key), valid));
     }
     return `${one.querySelector("h3").firstChild.textContent.trim()}: ${parts.join("; ")}.`;
   };
@@ -194,7 +198,7 @@ const liveCharts = (() => {
     const columns = [];
     for (const run of runs) {
       const { train, valid } = curvesOf(run, key);
-      for (const [curve, what] of [[train, run.name], [valid, `${run.name}, validation`]]) {
+      for (const [curve, what] of [[train, run.name], [valid, validName(run, key)]]) {
         if (curve.length) columns.push([what, new Map(curve.map((point) => [point[2], point[1]]))]);
       }
     }
@@ -220,14 +224,17 @@ const liveCharts = (() => {
   };
 
   const drawOne = (one, range) => {
-    const traces = runs.flatMap((run) => tracesOf(run, one.dataset.key));
-    one.hidden = traces.length === 0;
+    const curves = runs.map((run) => curvesOf(run, one.dataset.key));
+    one.hidden = !curves.some(({ train, valid }) => train.length || valid.length);
     if (one.hidden) return;
     const plot = one.querySelector(".plot");
-    const isNew = !plot.classList.contains("js-plotly-plot");
-    Plotly.react(plot, [...traces, ...detailTraces(one.dataset.key, range)], layoutOf(one, range), config);
     plot.setAttribute("aria-label", label(one));
     drawTable(one);
+    waiting.delete(one);
+    if (!near.has(one)) { waiting.add(one); return; }
+    const traces = runs.flatMap((run) => tracesOf(run, one.dataset.key));
+    const isNew = !plot.classList.contains("js-plotly-plot");
+    Plotly.react(plot, [...traces, ...detailTraces(one.dataset.key, range)], layoutOf(one, range), config);
     if (isNew) plot.on("plotly_relayout", zoomed);
   };
 
@@ -254,6 +261,14 @@ const liveCharts = (() => {
     detail = detailed;
     redraw();
   };
+
+  const drawWaiting = () => { const range = view.zoom ?? wholeRange(); [...waiting].forEach((one) => drawOne(one, range)); };
+  const watcher = new IntersectionObserver((seen) => {
+    seen.forEach((one) => (one.isIntersecting ? near.add(one.target) : near.delete(one.target)));
+    drawWaiting();
+  }, { rootMargin: "100% 0px" });
+  figures.forEach((one) => watcher.observe(one));
+  addEventListener("beforeprint", () => { figures.forEach((one) => near.add(one)); drawWaiting(); });
 
   figures.forEach((one) => one.querySelector("details").addEventListener("toggle", () => drawTable(one)));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
