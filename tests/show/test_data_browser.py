@@ -10,7 +10,7 @@ import pytest
 
 from attune.show.data_report import write_data_report
 from tests.show.check_document import make_document, make_hostile
-from tests.show.pages import CHROMIUM, Opened, assert_structured, open_page
+from tests.show.pages import CHROMIUM, Opened, assert_structured, open_page, see
 from tests.show.run_folder import HOSTILE
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
@@ -46,9 +46,10 @@ def test_opens_offline_and_quiet(
     assert opened.complaints == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("h1").inner_text().startswith("These rows are not fit to train on")
-    assert page.locator(".js-plotly-plot").count() == charts
-    for plot in page.locator(".js-plotly-plot").all():
-        assert plot.bounding_box()["width"] <= width
+    drawn = [plot.get_attribute("data-chart") for plot in page.locator("[data-chart]").all()]
+    assert len(drawn) == charts
+    for chart in drawn:
+        assert see(page, chart).bounding_box()["width"] <= width
     page.close()
 
 
@@ -75,8 +76,7 @@ def test_rows_of_a_finding(plain: Opened) -> None:
 def test_hover_tells_the_bin(plain: Opened) -> None:
     """Over a bar of the length histogram the page says its edges and its rows."""
     page = plain.page
-    chart = page.locator("#chart-lengths")
-    chart.scroll_into_view_if_needed()
+    chart = see(page, "lengths")
     box = chart.locator(".nsewdrag").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] * 0.5)
     label = chart.locator(".hovertext").first

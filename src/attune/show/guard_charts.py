@@ -66,7 +66,7 @@ MEMORISING = (
     Watched(
         "known_accuracy",
         "Known and new rows, accuracy",
-        "tokens predicted right",
+        "tokens right",
         (("probe_accuracy", "training rows"), ("val_accuracy", "validation rows")),
         show=percent,
         tick=".0%",

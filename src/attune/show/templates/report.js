@@ -23,6 +23,9 @@
   const config = { displayModeBar: false, displaylogo: false, doubleClick: "reset", showTips: false };
   const fontFamily = getComputedStyle(document.body).fontFamily;
 
+  const drawn = new Set();
+  let shownSteps = null;  // the steps that all linked charts are zoomed to
+
   const draw = (plot) => {
     const { data, layout } = drawings[plot.dataset.chart];
     const look = {
@@ -33,50 +36,63 @@
       height: plot.clientHeight,
     };
     Plotly.react(plot, painted(data), painted(look), config);
+    const isLinked = linked.includes(plot);
+    if (isLinked && shownSteps) zoom([plot]);  // afterwards: a double click goes back to the range drawn first
+    if (isLinked && !drawn.has(plot)) link(plot);
+    drawn.add(plot);
   };
 
-  const drawAll = () => plots.forEach(draw);
+  const redraw = () => drawn.forEach(draw);
 
   let isFollowing = false;
-  const follow = (source, change) => {
-    const range = change["xaxis.range"] ?? [change["xaxis.range[0]"], change["xaxis.range[1]"]];
-    if (isFollowing || range[0] === undefined) return;
-    const update = { "xaxis.range": [...range] };
+  const zoom = (some) => {
     isFollowing = true;
-    Promise.all(linked.filter((plot) => plot !== source).map((plot) => Plotly.relayout(plot, update)))
+    Promise.all(some.map((plot) => Plotly.relayout(plot, { "xaxis.range": [...shownSteps] })))
       .finally(() => { isFollowing = false; });
   };
 
+  const follow = (source, change) => {
+    const range = change["xaxis.range"] ?? [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+    if (isFollowing || range[0] === undefined) return;
+    shownSteps = [...range];
+    zoom(linked.filter((plot) => plot !== source && drawn.has(plot)));
+  };
+
   // A hover on one chart names the same step on the others that are in view.
-  const inView = new Set();
-  const viewed = new IntersectionObserver((entries) => entries.forEach((entry) => {
-    if (entry.isIntersecting) inView.add(entry.target); else inView.delete(entry.target);
-  }));
   const hoverOthers = (source, step) => requestAnimationFrame(() => linked.forEach((plot) => {
     if (plot === source || !inView.has(plot)) return;
     if (step === null) Plotly.Fx.unhover(plot); else Plotly.Fx.hover(plot, { xval: step }, "xy");
   }));
 
-  const startCharts = () => {
-    drawAll();
-    linked.forEach((plot) => {
-      viewed.observe(plot);
-      plot.on("plotly_relayout", (change) => follow(plot, change));
-      plot.on("plotly_hover", (event) => hoverOthers(plot, event.xvals?.[0] ?? event.points[0].x));
-      plot.on("plotly_unhover", () => hoverOthers(plot, null));
-      plot.on("plotly_click", (event) => {
-        const links = event.points.map((point) => point.data.meta?.[point.pointIndex]);
-        const found = links.find((link) => typeof link === "string" && link.startsWith("#"));
-        if (found) location.hash = found;
-      });
+  const link = (plot) => {
+    plot.on("plotly_relayout", (change) => follow(plot, change));
+    plot.on("plotly_hover", (event) => hoverOthers(plot, event.xvals?.[0] ?? event.points[0].x));
+    plot.on("plotly_unhover", () => hoverOthers(plot, null));
+    plot.on("plotly_click", (event) => {
+      const links = event.points.map((point) => point.data.meta?.[point.pointIndex]);
+      const found = links.find((mark) => typeof mark === "string" && mark.startsWith("#"));
+      if (found) location.hash = found;
     });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  };
+
+  // A chart is drawn when it comes near the view: a report has two dozen, and they would hold up its opening.
+  const inView = new Set();
+  const viewed = new IntersectionObserver((entries) => entries.forEach(({ isIntersecting, target }) => {
+    if (!isIntersecting) { inView.delete(target); return; }
+    inView.add(target);
+    if (!drawn.has(target)) draw(target);
+  }), { rootMargin: "400px 0px" });
+
+  const startCharts = () => {
+    plots.forEach((plot) => viewed.observe(plot));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
     let width = innerWidth;
-    addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; drawAll(); } });
-    addEventListener("beforeprint", () => { root.classList.add("printing"); drawAll(); });
-    addEventListener("afterprint", () => { root.classList.remove("printing"); drawAll(); });
+    addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
+    addEventListener("beforeprint", () => { root.classList.add("printing"); plots.forEach(draw); });
+    addEventListener("afterprint", () => { root.classList.remove("printing"); redraw(); });
     byId("reset-zoom")?.addEventListener("click", () => {
-      linked.forEach((plot) => Plotly.relayout(plot, { "xaxis.range": [...drawings[plot.dataset.chart].layout.xaxis.range], "yaxis.autorange": true }));
+      shownSteps = null;
+      linked.filter((plot) => drawn.has(plot)).forEach((plot) => Plotly.relayout(plot, { "xaxis.range": [...drawings[plot.dataset.chart].layout.xaxis.range], "yaxis.autorange": true }));
     });
     byId("log-scale")?.addEventListener("click", (event) => {
       const isLog = event.currentTarget.getAttribute("aria-pressed") !== "true";
