@@ -39,10 +39,12 @@ $(BIN)/python:
 		{ echo "attune needs Python 3.10 or newer; $(PYTHON) is older or absent. Name another one: make quickstart PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# The page of all settings is made from the schema, that of all rules from the catalog of the check.
+# The page of all settings is made from the schema, that of all rules from the catalog of the check, that of
+# the guards from theirs.
 docs: $(VENV)/installed
 	$(BIN)/python docs/make_config.py > docs/config.md
 	$(BIN)/python docs/make_rules.py > docs/rules.md
+	$(BIN)/python docs/make_guards.py > docs/guards.md
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

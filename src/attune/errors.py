@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from attune.types import StepRecord
-
 
 class UserError(Exception):
     """A fault the user can mend: the command line prints the text alone, without a traceback.
@@ -40,14 +38,6 @@ class TrainingError(UserError):
     """A number that went wrong: NaN, infinity or divergence. Nothing was updated with it."""
 
     exit_code = 5
-
-
-class NotFiniteError(TrainingError):
-    """A loss or gradient that is no number; `record` is that of its step."""
-
-    def __init__(self, text: str, *, record: StepRecord) -> None:
-        super().__init__(text)
-        self.record = record
 
 
 class ResourceError(UserError):

@@ -19,6 +19,7 @@ FACTS = Facts(
 
 ELSEWHERE = {  # the template's own word, what preparation has settled before, and what the loaded model settles
     "data.template", "data.cache", "data.workers", "data.share_prefixes", "train.kernels", "train.compile",
+    "guards.rows", "guards.prompts", "guards.max_new_tokens",
 }  # fmt: skip
 
 

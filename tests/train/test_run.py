@@ -93,7 +93,7 @@ def test_the_folder_follows_the_run(config: Config) -> None:
     seen: list[tuple[str, int, int]] = []
 
     def listen(kind: str, payload: Any) -> None:
-        if kind == "valid":
+        if kind == "recorded":
             result = read(config, "result.json")
             seen.append((result["status"], result["steps"], result["best_step"]))
 

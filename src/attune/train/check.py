@@ -207,9 +207,10 @@ def _document(looked: Audit, findings: Sequence[Finding], prepared: Prepared | N
         "ok": not any(finding.severity == "error" for finding in findings),
         "ledger": counts,
         "tokens": {
-            "in": ledger.tokens_in if ledger else None,
+            "in": ledger.tokens_in + ledger.tokens_augmented if ledger else None,
             "learned": ledger.tokens_learned if ledger else None,
             "lost": ledger.tokens_lost if ledger else None,
+            "augmented": ledger.tokens_augmented if ledger else None,
         },
         "findings": [plain(finding) for finding in findings],
         "files": [

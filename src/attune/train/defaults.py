@@ -89,6 +89,12 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
         every,
         f"about {_DIVISIONS} validations in {steps} steps" if facts.has_valid else "no validation rows",
     )
+    is_self = config.replay.source == "self"
+    settle(
+        "replay.kl",
+        1.0 if is_self else 0.0,
+        "texts of the base model say what it knew" if is_self else "no replay of the model's own texts",
+    )
     settle(
         "early_stop.metric",
         "val_exact_match" if facts.structured else "val_loss",

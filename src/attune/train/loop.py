@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attune.data.batch import on_device
-from attune.errors import NotFiniteError
+from attune.errors import TrainingError
 from attune.evals.heldout import arithmetic
 from attune.model.divergence import TopK, replay_sums
 from attune.model.loss import PLAIN, LossOptions, loss_sums
@@ -20,6 +20,14 @@ from attune.train.optim import clip_and_step, set_learning_rate
 from attune.train.room import Room, is_out_of_memory, needs_memory
 from attune.types import Batch, StepRecord
 from attune.world import World, seed_step
+
+
+class NotFiniteError(TrainingError):
+    """A loss or gradient that is no number; `record` is that of its step."""
+
+    def __init__(self, text: str, *, record: StepRecord) -> None:
+        super().__init__(text)
+        self.record = record
 
 
 @dataclass(frozen=True, slots=True)

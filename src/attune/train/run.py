@@ -13,15 +13,7 @@ from attune.config import Config
 from attune.config_file import load_run_config
 from attune.data.encoding.tokenizer import Tokenizer, load_tokenizer
 from attune.data.prepare import Prepared, prepare
-from attune.errors import (
-    CheckpointError,
-    ConfigError,
-    Interrupted,
-    NotFiniteError,
-    OutOfMemoryError,
-    RefusedError,
-    ResourceError,
-)
+from attune.errors import CheckpointError, ConfigError, Interrupted, OutOfMemoryError, RefusedError, ResourceError
 from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
 from attune.record import RunFolder
 from attune.train.data_files import free_folder, refuse_changes
@@ -258,6 +250,8 @@ def _train(run: RunFolder, session: Session, watch: Watch, stop: StopRequest) ->
 
 def _recorded(session: Session, watch: Watch) -> Iterator[StepRecord]:
     """Yield the steps as they are done and recorded, the one that ends the run for its numbers recorded too."""
+    from attune.train.loop import NotFiniteError
+
     try:
         for record in session.train(skips=watch.skips):
             watch.step(record)

@@ -152,7 +152,7 @@ class Watch:
             self._base_rows = losses
         self.run.append("rows.jsonl", {"step": record.step, "val_row_loss": losses})
         self.run.append("breakdown.jsonl", {"step": record.step, "parts": break_down(corpus, measured)})
-        decode = self._inputs.prepared.template.tokenizer.decode
+        decode = self._inputs.prepared.template.tokenizer.decode_after
         ends = extremes(corpus, measured, self._base_rows, decode)
         self.run.write_json("extremes.json", {"step": record.step, **ends})
         self.history.add_valid(record, measured.row_loss)
