@@ -49,17 +49,18 @@ def replaced(module: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[Non
         known[name] = real
 
 
+def forget_ends(corpus: Corpus) -> Corpus:
+    """Return the same rows with the last token of every answer not learned."""
+    learned = np.array(corpus.learned)
+    follows = np.append(learned[1:], np.False_)
+    follows[corpus.offsets[1:] - 1] = False  # what follows a row is another row
+    return dataclasses.replace(corpus, learned=learned & follows)
+
+
 def without_ends(prepared: Prepared) -> Prepared:
-    """Return the same rows with the last token of every answer not learned, in validation too."""
-
-    def forget(corpus: Corpus) -> Corpus:
-        learned = np.array(corpus.learned)
-        follows = np.append(learned[1:], np.False_)
-        follows[corpus.offsets[1:] - 1] = False  # what follows a row is another row
-        return dataclasses.replace(corpus, learned=learned & follows)
-
-    valid = None if prepared.valid is None else forget(prepared.valid)
-    return dataclasses.replace(prepared, train=forget(prepared.train), valid=valid)
+    """Return the same preparation with no end token learned, in validation neither."""
+    valid = None if prepared.valid is None else forget_ends(prepared.valid)
+    return dataclasses.replace(prepared, train=forget_ends(prepared.train), valid=valid)
 
 
 def with_prompts(batch: Batch) -> Batch:

@@ -53,7 +53,7 @@ def results_of(report: Result, case: Case) -> list[Result]:
 def promises(case: Case) -> Iterator[tuple[str, ...]]:
     """Yield the names of alarms of which one must speak in the runs of a case, one set after another."""
     yield case.expects
-    yield from ((name,) for name in case.also)
+    yield from case.also
 
 
 def tables(report: Result) -> str:
