@@ -13,10 +13,19 @@ from torch import nn
 from attune.config import AdapterConfig, Config
 from attune.data.batch import to_batch
 from attune.errors import CheckpointError
-from attune.evals.basis import Compared, Machine, compare, keep_base, read_base, without_adapter, write_base
+from attune.evals.basis import (
+    Compared,
+    Machine,
+    compare,
+    keep_base,
+    keep_states,
+    read_base,
+    without_adapter,
+    write_base,
+)
 from attune.evals.heldout import measure, predicted_tokens
 from attune.model.adapter import attach_adapter
-from attune.model.divergence import TopK
+from attune.model.divergence import TopK, replay_sums
 from attune.model.engine import tune_up
 from attune.model.loss import token_losses
 from tests.tiny import VOCABULARY, make_corpus, make_model
@@ -180,6 +189,42 @@ def test_kept_predictions_come_back_and_belong_to_their_rows(tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="start a new run"):
         read_base(path, {"task": CORPUS})
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_kept_hidden_states_are_the_adapter_switched_off(name: str) -> None:
+    """Hidden states that were kept before the adapter learned on give what switching it off gives."""
+    model = adapted(name)
+    states = keep_states(model, CORPUS, MACHINE)
+    assert states is not None
+    shake(model, 0.05, seed=2)
+    off = compare(model, CORPUS, None, machine=MACHINE, stop_ids=STOPS)
+    small = Machine(torch.device("cpu"), "float32", 20)
+    kept = compare(model, CORPUS, states, machine=small, stop_ids=STOPS)
+    assert off.kl.min() > 0
+    np.testing.assert_allclose(kept.kl, off.kl, rtol=1e-3, atol=1e-6)
+
+
+def test_an_adapted_head_keeps_no_states() -> None:
+    """Where the head itself is adapted, hidden states do not make the base's predictions: it is computed each time."""
+    model = adapted("llama", targets="q_proj,lm_head")
+    assert keep_states(model, CORPUS, MACHINE) is None
+    found = compare(model, CORPUS, None, machine=MACHINE, stop_ids=STOPS)
+    p = plainly_eager(make_model("llama", dtype=torch.float32))
+    np.testing.assert_allclose(found.kl, reference(p, plainly_of(model)), rtol=2e-3, atol=2e-6)
+
+
+def test_replay_minimises_the_same_divergence() -> None:
+    """What is reported and what replay's loss holds the model by is one thing: both sums agree."""
+    model = make_model("llama", dtype=torch.float64).requires_grad_(True)
+    kept = keep_base(model, CORPUS, MACHINE)
+    few = TopK(kept.ids[:, :8], kept.logp[:, :8])
+    shake(model, 0.05)
+    found = compare(model, CORPUS, few, machine=MACHINE, stop_ids=STOPS)
+    batch = to_batch(CORPUS, range(CORPUS.num_rows))
+    _, nll, kl = replay_sums(model, batch, few, weight=1.0, kl=1.0)
+    assert float(kl.detach()) == pytest.approx(found.kl.sum(), rel=1e-6)
+    assert float(nll.detach()) == pytest.approx(found.nll.sum(), rel=1e-6)
 
 
 def test_batches_do_not_change_what_is_found() -> None:

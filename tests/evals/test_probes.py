@@ -36,6 +36,7 @@ def open_session(tmp_path_factory: pytest.TempPathFactory) -> Open:
     folder = tmp_path_factory.mktemp("probes")
     write_model_folder(folder / "model", dropout=0.1)
     write_rows(folder / "rows.jsonl", 60)
+    (folder / "book.txt").write_text("\n\n".join(f"Paragraph {n} of a book." for n in range(40)))
 
     def make(**settings: Any) -> tuple[Session, Prepared]:
         config = Config(model=str(folder / "model"), out=str(folder / "run"), device="cpu").with_values(
@@ -48,7 +49,8 @@ def open_session(tmp_path_factory: pytest.TempPathFactory) -> Open:
                 "train.learning_rate": 0.01,
                 "guards.rows": 6,
                 "guards.prompts": 5,
-                "guards.max_new_tokens": 12,
+                "guards.max_new_tokens": 6,
+                "guards.general": str(folder / "book.txt"),
                 **settings,
             }
         )
@@ -73,7 +75,7 @@ def figures(record: ProbeRecord) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_is_measured_beside_its_base(open_session: Open, kind: str, tmp_path: Path) -> None:
     """At step 0 nothing diverges; after some steps it does; a resumed run goes on with the same texts and base."""
-    session, prepared = open_session(**{"adapter.kind": kind})
+    session, prepared = open_session(**{"adapter.kind": kind, "guards.general": ""})
     probes = open_probes(session, prepared, tmp_path)
     before, lines = probes.measure(0, micro_tokens=MICRO)
     assert before.kl_general == pytest.approx(0, abs=1e-6)
@@ -90,7 +92,7 @@ def test_a_run_is_measured_beside_its_base(open_session: Open, kind: str, tmp_pa
     assert after.probe_loss < before.probe_loss
     assert {line["system"] for line in lines} == {"tuned"}
     assert set(after.scores) >= {"exact_match", "stop_rate"}
-    again, others = open_probes(session, prepared, tmp_path).measure(6, micro_tokens=64)
+    again, others = open_probes(session, prepared, tmp_path).measure(6, micro_tokens=128)
     assert others == lines
     for name, value in figures(again).items():
         assert value == (pytest.approx(getattr(after, name), rel=1e-4) if isinstance(value, float) else value), name
@@ -147,14 +149,14 @@ def test_ends_of_answers_are_looked_at_even_where_they_are_not_learned(open_sess
 
 def test_what_only_the_base_can_make_is_missed_in_words(open_session: Open, tmp_path: Path) -> None:
     """Later in a run the base of a fully trained model is gone; an adapter still has it, to the same texts."""
-    session, prepared = open_session()
+    session, prepared = open_session(**{"guards.general": ""})
     with pytest.raises(CheckpointError, match="only a new run can make it"):
         open_probes(session, prepared, tmp_path / "gone").measure(3, micro_tokens=MICRO)
     open_probes(session, prepared, tmp_path / "kept").prepare(0, micro_tokens=MICRO)
     (tmp_path / "kept" / "guards" / "base.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"base\.safetensors cannot be read"):
         open_probes(session, prepared, tmp_path / "kept").prepare(3, micro_tokens=MICRO)
-    adapted, prepared = open_session(**{"adapter.kind": "lora"})
+    adapted, prepared = open_session(**{"adapter.kind": "lora", "guards.general": ""})
     open_probes(adapted, prepared, tmp_path / "early").prepare(0, micro_tokens=MICRO)
     list(adapted.train())
     open_probes(adapted, prepared, tmp_path / "late").prepare(6, micro_tokens=MICRO)

@@ -1,7 +1,9 @@
 """A model beside its base: the divergence of what they predict, from an adapter switched off or from kept predictions.
 
-LoRA has its base in itself, and the whole vocabulary is compared. A fully trained model's base is gone after the first
-step, so its likeliest tokens are kept: all others count as one, and the divergence found is at most the true one.
+LoRA has its base in itself, and the whole vocabulary is compared. What the base's layers make of the same tokens never
+changes, so its hidden states are kept where there is room, and only the head is computed again. A fully trained model's
+base is gone after the first step, so its likeliest tokens are kept: all others count as one, and the divergence found
+is at most the true one.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from attune.data.corpus import Corpus
 from attune.errors import CheckpointError
 from attune.evals.heldout import arithmetic
 from attune.model.divergence import TopK, top_log_probs
-from attune.model.loss import learned_logits
+from attune.model.loss import learned_logits, learned_states, logits_of
 from attune.record import write_atomic
 from attune.types import Batch
 
 _BYTES = 2**26  # of log-probabilities that are compared at once
+_MOST_KEPT = 2**30  # bytes of hidden states on the host
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +70,20 @@ def without_adapter(model: Any) -> AbstractContextManager[Any]:
 
 @torch.no_grad()
 def compare(
-    model: nn.Module, corpus: Corpus, base: TopK | None, *, machine: Machine, stop_ids: Sequence[int]
+    model: nn.Module, corpus: Corpus, base: TopK | Tensor | None, *, machine: Machine, stop_ids: Sequence[int]
 ) -> Compared:
-    """Return what `model` predicts on `corpus` beside its base: kept predictions, or None: its adapter switched off.
+    """Return what `model` predicts on `corpus` beside its base.
 
-    The model computes in the mode it is in.
+    base: its kept predictions, or its hidden states [tokens, H] as `keep_states` returns them; None: the model's
+    adapter is switched off. The model computes in the mode it is in.
     """
-    assert base is not None or has_adapter(model), "a model without an adapter has no base in it"
+    assert isinstance(base, TopK) or has_adapter(model), "a model without an adapter has no base in it"
     parts: list[Tensor] = []
     done = 0
     for batch in _in_order(corpus, machine):
         tokens = slice(done, done + batch.learned_tokens)
-        own = None if base is None else TopK(base.ids[tokens], base.logp[tokens])
+        own = TopK(base.ids[tokens], base.logp[tokens]) if isinstance(base, TopK) else base
+        own = own[tokens] if isinstance(own, Tensor) else own
         with arithmetic(machine.precision, machine.device):
             parts += _compare_batch(model, batch, own, stop_ids)
         done = tokens.stop
@@ -95,6 +100,23 @@ def keep_base(model: nn.Module, corpus: Corpus, machine: Machine) -> TopK:
             top = top_log_probs(model, batch)
         kept.append(TopK(top.ids.cpu(), top.logp.cpu()))
     return TopK(torch.cat([top.ids for top in kept]), torch.cat([top.logp for top in kept]))
+
+
+@torch.no_grad()
+def keep_states(model: nn.Module, corpus: Corpus, machine: Machine) -> Tensor | None:
+    """Return the base's last hidden states at the learned tokens of `corpus`, [tokens, H] on the host.
+
+    None where they take too much memory, or where the head that makes predictions of them may have changed.
+    """
+    kept, size = [], 0
+    with without_adapter(model):
+        for batch in _in_order(corpus, machine):
+            with arithmetic(machine.precision, machine.device):
+                states = learned_states(model, batch)
+            if states is None or (size := size + states.nbytes) > _MOST_KEPT:
+                return None
+            kept.append(states.cpu())
+    return torch.cat(kept)
 
 
 def write_base(path: Path, kept: Mapping[str, TopK], corpora: Mapping[str, Corpus]) -> None:
@@ -147,16 +169,13 @@ def _in_order(corpus: Corpus, machine: Machine) -> Iterator[Batch]:
         yield on_device(to_batch(corpus, rows), machine.device)
 
 
-def _compare_batch(model: nn.Module, batch: Batch, base: TopK | None, stop_ids: Sequence[int]) -> Iterator[Tensor]:
+def _compare_batch(
+    model: nn.Module, batch: Batch, base: TopK | Tensor | None, stop_ids: Sequence[int]
+) -> Iterator[Tensor]:
     """Yield nll, kl, whether a stop token is first, and its share, [4, some], of the learned tokens in order."""
     learned = batch.learned if batch.learned is not None else torch.nonzero(batch.targets >= 0).squeeze(1)
     targets, stops = batch.targets[learned], torch.tensor(list(stop_ids), device=batch.targets.device)
-    theirs: Iterator[Tensor] | None = None
-    if base is None:
-        chunks = learned_logits(model, batch)
-        with without_adapter(model):
-            ahead = next(chunks, None)  # with the first chunk all hidden states are computed
-        theirs = iter(()) if ahead is None else chain((ahead,), chunks)
+    theirs = None if isinstance(base, TopK) else _base_logits(model, batch, base)
     first = 0
     for logits in learned_logits(model, batch):
         others = None if theirs is None else next(theirs)
@@ -166,12 +185,22 @@ def _compare_batch(model: nn.Module, batch: Batch, base: TopK | None, stop_ids: 
             if others is not None:
                 kl = _divergence(torch.log_softmax(others[rows], dim=1), q)
             else:
-                assert base is not None, "without an adapter predictions were kept"
+                assert isinstance(base, TopK), "without an adapter predictions were kept"
                 kl = _divergence_of_top(TopK(base.ids[span], base.logp[span]), q)
             nll = -q.gather(1, targets[span, None]).squeeze(1)
             stops_first = torch.isin(q.argmax(dim=1), stops).to(q.dtype)
             yield torch.stack([nll, kl, stops_first, q[:, stops].exp().sum(dim=1)])
         first += len(logits)
+
+
+def _base_logits(model: nn.Module, batch: Batch, states: Tensor | None) -> Iterator[Tensor]:
+    """Return the base's logits in the pieces in which the model's own come."""
+    if states is not None:
+        return logits_of(model, states.to(batch.targets.device))
+    chunks = learned_logits(model, batch)
+    with without_adapter(model):
+        ahead = next(chunks, None)  # with the first piece all hidden states are computed
+    return iter(()) if ahead is None else chain((ahead,), chunks)
 
 
 def _slices(logits: Tensor) -> Iterator[slice]:

@@ -56,7 +56,6 @@ class _Sizes:
     prompt: float
     new_tokens: float
     general: int
-    passes: int  # over rows that are compared with the base: 2 where it is computed each time
     validations: int
     writes: bool  # whether the model writes its general texts
     device: str
@@ -99,7 +98,7 @@ def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> P
 
 def probe_cost(sizes: _Sizes, rows: int, prompts: int) -> float:
     """Return what measuring once costs, in tokens of a forward pass, writing general texts spread over the run."""
-    read = rows * (sizes.train + sizes.passes * (sizes.task + sizes.general))
+    read = rows * (sizes.train + sizes.task + sizes.general)
     cost = read + _generating(sizes, prompts, sizes.new_tokens) + (prompts * sizes.prompt)
     if sizes.writes:
         cost += _generating(sizes, rows, sizes.general) / sizes.validations
@@ -149,7 +148,6 @@ def _sizes(
         prompt=float(np.mean([len(q.prompt_ids) for q in questions])) if questions else 0.0,
         new_tokens=limit / 1.5,  # answers end by themselves
         general=min(general, context or general),
-        passes=1 if config.adapter.kind == "full" else 2,
         validations=1 + math.ceil(config.train.steps / config.valid.every),
         writes=writes,
         device=config.device,

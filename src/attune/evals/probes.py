@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from attune.config import Config
 from attune.data.corpus import Corpus
@@ -26,6 +26,7 @@ from attune.evals.basis import (
     compare,
     has_adapter,
     keep_base,
+    keep_states,
     read_base,
     without_adapter,
     write_base,
@@ -74,7 +75,7 @@ class Probes:
             schema=None if schema is None else Schema(schema, config.data.answer_schema),
         )
         self._general: Corpus | None = None
-        self._base: Mapping[str, TopK] | None = None
+        self._base: Mapping[str, TopK | Tensor | None] = {}
 
     def prepare(self, step: int, *, micro_tokens: int) -> None:
         """Take up what is kept of the base model; at step 0, where the model is still the base, make what is missing.
@@ -88,8 +89,7 @@ class Probes:
         is_base = step == 0 or has_adapter(self.model)
         with self._undisturbed(), without_adapter(self.model):
             general = self._open_general(is_base=is_base, machine=machine)
-            if not has_adapter(self.model):
-                self._base = self._open_base(general, is_base=is_base, machine=machine)
+            self._base = self._open_base(general, is_base=is_base, machine=machine)
         self._general = general
 
     def measure(self, step: int, *, micro_tokens: int) -> tuple[ProbeRecord, list[dict[str, Any]]]:
@@ -179,11 +179,13 @@ class Probes:
             )
         return written_corpus(texts)
 
-    def _open_base(self, general: Corpus, *, is_base: bool, machine: Machine) -> Mapping[str, TopK]:
-        """Return the base's predictions, kept or made now."""
+    def _open_base(self, general: Corpus, *, is_base: bool, machine: Machine) -> Mapping[str, TopK | Tensor | None]:
+        """Return the base's predictions, kept or made now; of an adapted model its hidden states, made each time."""
         corpora = {"general": general} if general.num_rows else {}
         if self._task is not None:
             corpora["task"] = self._task.corpus
+        if has_adapter(self.model):
+            return {name: keep_states(self.model, corpus, machine) for name, corpus in corpora.items()}
         path = self.folder / BASE
         if is_base and not path.is_file():
             write_base(
@@ -192,8 +194,7 @@ class Probes:
         return read_base(path, corpora)
 
     def _compare(self, name: str, corpus: Corpus, machine: Machine) -> Compared:
-        base = None if self._base is None else self._base[name]
-        return compare(self.model, corpus, base, machine=machine, stop_ids=self.template.stop_ids)
+        return compare(self.model, corpus, self._base[name], machine=machine, stop_ids=self.template.stop_ids)
 
     def _measure_general(self, machine: Machine) -> dict[str, float]:
         assert self._general is not None, "prepared above"

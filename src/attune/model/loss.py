@@ -100,10 +100,21 @@ def learned_logits(model: nn.Module, batch: Batch) -> Iterator[Tensor]:
         logits = _logits_at(model, batch, _learned(batch)[0])
         yield logits.to(torch.promote_types(logits.dtype, torch.float32))
         return
-    hidden, *_ = _learned_hidden(model, batch)
-    for chunk in logits_by_chunk(hidden, head_of(model)):
+    yield from logits_of(model, _learned_hidden(model, batch)[0])
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, states: Tensor) -> Iterator[Tensor]:
+    """Yield the logits that a plain head makes of last hidden states [N, H], as `learned_logits` does."""
+    for chunk in logits_by_chunk(states, head_of(model)):
         values, cap = chunk.to(torch.promote_types(chunk.dtype, torch.float32)), softcap_of(model)
         yield torch.tanh(values / cap) * cap if cap else values
+
+
+@torch.no_grad()
+def learned_states(model: nn.Module, batch: Batch) -> Tensor | None:
+    """Return the last hidden states [learned, H] of the learned tokens; None where a head is more than a product."""
+    return _learned_hidden(model, batch)[0] if has_plain_head(model) else None
 
 
 def _learned(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
