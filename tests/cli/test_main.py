@@ -18,7 +18,7 @@ from attune.cli.main import main
 from attune.config_words import setting_fields
 from attune.errors import DataError, Interrupted, ResourceError
 
-VERBS = ("quickstart", "check", "train", "resume", "eval", "chat", "report")
+VERBS = ("quickstart", "check", "train", "resume", "eval", "chat", "report", "watch")
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

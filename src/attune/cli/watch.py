@@ -6,6 +6,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -73,7 +74,7 @@ def _serve(targets: Sequence[str], *, host: str, port: int, json: bool) -> None:
         ) from error
     found = Runs(targets)
     token = secrets.token_urlsafe(24)
-    with listen(host, port) as listening:
+    with suppress(KeyboardInterrupt), listen(host, port) as listening:
         bound = listening.getsockname()[1]
         url = f"http://{_in_address(host)}:{bound}/?token={token}"
         if host not in NAMES:
@@ -84,10 +85,7 @@ def _serve(targets: Sequence[str], *, host: str, port: int, json: bool) -> None:
         out = sys.stderr if json else sys.stdout
         print(f"watch     {url}", file=out)
         print(f"from afar {_tunnel(bound)}, then the same address there; Ctrl-C ends", file=out, flush=True)
-        try:
-            make_server(build_app(found, token, host=host)).run(sockets=[listening])
-        except KeyboardInterrupt:
-            return
+        make_server(build_app(found, token, host=host)).run(sockets=[listening])
 
 
 def _in_address(host: str) -> str:
