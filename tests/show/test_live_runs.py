@@ -29,7 +29,7 @@ def test_a_run_is_described_from_what_it_recorded(tmp_path: Path) -> None:
     watched.update()
     facts = watched.describe()
     assert (facts["step"], facts["total_steps"], facts["status"]) == (50, 200, "running")
-    assert (facts["val_loss"], facts["best_loss"], facts["best_step"]) == (1.2, 0.9, 40)
+    assert (facts["val_loss"], facts["lowest_loss"], facts["lowest_step"]) == (1.2, 0.9, 40)
     assert facts["seconds_left"] == pytest.approx(150 * 0.5)
     assert facts["alarms"] == {"error": 0, "warning": 1, "info": 0}
     assert watched.series("loss")[-1] == facts["loss"]

@@ -41,7 +41,7 @@ def test_sparkline(values: list[float], width: int, drawn: str) -> None:
 
 
 def test_the_picture_says_what_was_recorded(tmp_path: Path) -> None:
-    """Each curve stands with its last figure, the validation loss with its best, the last alarms with their words."""
+    """Each curve stands with its last figure, the validation loss with its lowest, the last alarms with their words."""
     runs, (run,) = make_runs(tmp_path)
     for number in range(5):
         run.alarm(f"Rise number {number}.")
@@ -52,7 +52,7 @@ def test_the_picture_says_what_was_recorded(tmp_path: Path) -> None:
     last = next(record for record in reversed(records) if "loss" in record)
     assert f"{last['loss']:.3f}" in shown["loss"]
     assert f"{100 * last['accuracy']:.1f} %" in shown["accuracy"]
-    assert f"best {run.loss(40) + 0.1:.3f} at step 40" in shown["val_loss"]
+    assert f"lowest {run.loss(40) + 0.1:.3f} at step 40" in shown["val_loss"]
     assert shown["loss"].count(BLOCKS[7]) >= 1
     assert [line.strip() for line in lines if "Rise" in line] == [
         f"warning G1 overfit, step 40: Rise number {number}." for number in (2, 3, 4)

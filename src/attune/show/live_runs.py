@@ -88,12 +88,12 @@ class WatchedRun:
         """Return the losses before training, at the last validation and at the lowest one."""
         losses = {step: number(self.valids[step].get("val_loss")) for step in sorted(self.valids)}
         tuned = {step: loss for step, loss in losses.items() if step > 0 and loss is not None}
-        best = min(tuned, key=lambda step: tuned[step], default=None)
+        lowest = min(tuned, key=lambda step: tuned[step], default=None)
         return {
             "base_loss": losses.get(0),
             "val_loss": tuned[max(tuned)] if tuned else None,
-            "best_loss": None if best is None else tuned[best],
-            "best_step": best,
+            "lowest_loss": None if lowest is None else tuned[lowest],
+            "lowest_step": lowest,
         }
 
     def _value(self, step: int, key: str) -> float | None:

@@ -122,10 +122,10 @@ def _progress(facts: Record) -> str:
 
 
 def _note(key: str, facts: Record) -> str:
-    """Return what stands after a curve: of the validation loss its best."""
-    if key != "val_loss" or facts["best_step"] is None:
+    """Return what stands after a curve: of the validation loss its lowest."""
+    if key != "val_loss" or facts["lowest_step"] is None:
         return ""
-    return f"  best {figure(facts['best_loss'])} at step {count(facts['best_step'])}"
+    return f"  lowest {figure(facts['lowest_loss'])} at step {count(facts['lowest_step'])}"
 
 
 def _alarm(alarm: Record) -> str:

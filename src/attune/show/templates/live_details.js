@@ -46,7 +46,7 @@ const liveDetails = (() => {
     const state = make("small", {});
     const swatch = make("span", { class: `swatch run-${run.number % NUM_COLOURS}${run.number < NUM_COLOURS ? "" : " again"}`, "aria-hidden": "true" });
     const head = make("th", { scope: "row", role: "rowheader" }, make("div", { class: "run-name" }, box, swatch, make("div", {}, name, state)));
-    const cells = ["Step", "Loss", "Validation loss", "Best", "Alarms", "Time left"].map((label) => make("td", { role: "cell", "data-label": label }));
+    const cells = ["Step", "Loss", "Validation loss", "Lowest", "Alarms", "Time left"].map((label) => make("td", { role: "cell", "data-label": label }));
     box.addEventListener("change", () => choose.draw(run, box.checked));
     name.addEventListener("click", () => choose.detail(run));
     const row = make("tr", { role: "row" }, head, ...cells);
@@ -60,8 +60,8 @@ const liveDetails = (() => {
       box.checked = run.isDrawn;
       name.setAttribute("aria-pressed", String(run === detail));
       say(state, stateOf(info));
-      const best = isNumber(info.best_loss) ? `${figure(info.best_loss)} at ${count(info.best_step)}` : "-";
-      const said = [progressOf(info), figure(info.loss), figure(info.val_loss), best, alarmsOf(info), duration(info.seconds_left)];
+      const lowest = isNumber(info.lowest_loss) ? `${figure(info.lowest_loss)} at ${count(info.lowest_step)}` : "-";
+      const said = [progressOf(info), figure(info.loss), figure(info.val_loss), lowest, alarmsOf(info), duration(info.seconds_left)];
       said.forEach((text, at) => say(cells[at], text));
       cells[4].classList.toggle("wrong", info.alarms.error > 0);
       if (!row.isConnected) byId("run-rows").append(row);
@@ -81,7 +81,7 @@ const liveDetails = (() => {
     const known = [
       ["Loss", figure(info.loss), "training, last step"],
       ["Validation loss", figure(info.val_loss), base],
-      ["Best so far", figure(info.best_loss), isNumber(info.best_step) ? `validation, step ${count(info.best_step)}` : "not measured yet"],
+      ["Lowest so far", figure(info.lowest_loss), isNumber(info.lowest_step) ? `validation, step ${count(info.lowest_step)}` : "not measured yet"],
       ["Time left", duration(info.seconds_left), `${duration(info.seconds)} so far, ${count(info.tokens_per_s)} tokens/s`],
     ];
     const list = byId("key-figures");
