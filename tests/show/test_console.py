@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from attune.show.console import MAX_NOTES, Console, data_lines, rate
-from attune.types import Finding, Ledger, StepRecord, ValidRecord
+from attune.show.console import MAX_ALARM_LINES, MAX_NOTES, Console, data_lines, rate
+from attune.types import Alarm, Finding, Ledger, Severity, StepRecord, ValidRecord
+
+WHERE = {"device": "cpu", "precision": "float32", "attention": "exact", "attention_reason": "cpu", "run": "runs/a"}
 
 
 class Terminal(io.StringIO):
@@ -249,3 +251,56 @@ def test_answers_are_counted() -> None:
 def test_speeds_are_readable() -> None:
     """Three sizes of numbers."""
     assert [rate(812.4), rate(12345), rate(2.5e6)] == ["812 tokens/s", "12.3 k tokens/s", "2.5 M tokens/s"]
+
+
+def alarm(number: int, severity: Severity = "warning") -> Alarm:
+    """Return an alarm."""
+    return Alarm("G5", "spike", number, severity, 9.0, 6.0, "The loss jumped.", "Look at the rows.")
+
+
+def test_alarms_are_told_with_what_to_do() -> None:
+    """An alarm takes a line and what to do another, six in all; the last lines of the run count them."""
+    stream = io.StringIO()
+    console = Console(stream)
+    console("plan", {"steps": 9, "log_every": 1, "epochs": 1, "batch_rows": 1, "learning_rate": 1.0, **WHERE})
+    for number in range(6):
+        console("alarm", alarm(number))
+    entries = [{"severity": "warning"}] * 5 + [{"severity": "error"}]
+    result = {"run": "r", "steps": 9, "best_step": 9, "stopped_early": False, "seconds": 1.0, "metrics": {}}
+    console("done", {**result, "alarms": entries})
+    lines = stream.getvalue().splitlines()[2:]
+    assert lines[0] == "alarm     warning, spike before training: The loss jumped."
+    assert lines[1] == "          Look at the rows."
+    assert lines[2] == "alarm     warning, spike at step 1: The loss jumped."
+    assert len([line for line in lines if "jumped" in line or "Look" in line]) == MAX_ALARM_LINES
+    assert lines[6] == "alarms    1 error, 5 warnings: what they mean and what to do is in the report"
+
+
+def test_best_follows_the_metric() -> None:
+    """The mark `best` stands where the metric that chooses is highest, and its value with it."""
+    stream = io.StringIO()
+    console = Console(stream)
+    plan = {"steps": 9, "log_every": 9, "epochs": 1, "batch_rows": 1, "learning_rate": 1.0, **WHERE}
+    console("plan", {**plan, "metric": "val_exact_match"})
+    for number, (loss, exact) in enumerate(((3.0, 0.0), (1.0, 0.5), (0.9, 0.4))):
+        console("valid", ValidRecord(number, loss, 0.25, 9.0, 10, 500, exact))
+    lines = stream.getvalue().splitlines()[2:]
+    assert "best" in lines[1]
+    assert "val_exact_match 50.0 %" in lines[1]
+    assert "best" not in lines[2]
+
+
+def test_reworded_rows_are_counted() -> None:
+    """Reworded rows and their tokens are named beside what came in, and shares are of all of them."""
+    ledger = Ledger(
+        rows=100,
+        counts={"used": 100},
+        tokens_in=2000,
+        tokens_learned=1500,
+        tokens_context=1500,
+        augmented=50,
+        tokens_augmented=1000,
+    )
+    lines = dict(data_lines(prepared(ledger=ledger)))
+    assert lines["rows"].startswith("90 to train on, 50 of them reworded, 10 held out")
+    assert lines["tokens"] == "2,000 and 1,000 in reworded rows, 1,500 learned (50.0 %)"

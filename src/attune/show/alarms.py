@@ -10,7 +10,7 @@ from typing import Any
 
 from attune.show.facts import Facts, Record
 from attune.show.marks import spike_steps
-from attune.show.words import SEVERITIES, guard_name, place
+from attune.show.words import SEVERITIES, alarm_name, place
 
 PRESSING = 2  # alarms told at the top of the page
 
@@ -26,7 +26,7 @@ class Spike:
 
 
 def sorted_alarms(facts: Facts) -> list[Record]:
-    """Return the alarms, errors first and each severity by step; `called` is their guard's name."""
+    """Return the alarms, errors first and each severity by step; `called` is their name as a heading has it."""
     order = {severity: at for at, severity in enumerate(SEVERITIES)}
     known = [{**alarm, "called": _called(alarm), "rows": _places(alarm)} for alarm in facts.alarms]
     return sorted(known, key=lambda alarm: (order.get(str(alarm.get("severity")), len(order)), alarm["step"]))
@@ -57,8 +57,8 @@ def repeated_rows(found: list[Spike]) -> list[tuple[str, int]]:
 
 
 def _called(alarm: Record) -> str:
-    """Return a guard's name as a heading has it."""
-    name = guard_name(alarm.get("id"))
+    """Return an alarm's name as a heading has it."""
+    name = alarm_name(alarm)
     return name[0].upper() + name[1:]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from attune.show.facts import Facts, Record, number, records_of
@@ -55,8 +56,8 @@ def break_down(facts: Facts) -> Breakdown | None:
     by_step = {record["step"]: _parts(record) for record in facts.breakdowns}
     if not by_step:
         return None
-    kept = (facts.best or {}).get("step")
-    step: int = kept if kept in by_step else max(by_step)
+    kept = int((facts.best or {}).get("step", -1))
+    step = kept if kept in by_step else max(by_step)
     base = by_step.get(0, {}) if step else {}
     losses = [number(part.get("loss")) for some in (by_step[step], base) for part in some.values()]
     reach = max((loss for loss in losses if loss is not None), default=0.0) or 1.0
@@ -76,7 +77,7 @@ def _parts(record: Record) -> dict[tuple[str, str], Record]:
 def _part(after: Mapping[str, Any], before: Mapping[str, Any], reach: float) -> Part:
     loss, loss_before = number(after.get("loss")), number(before.get("loss"))
     return Part(
-        str(after.get("name")),
+        PurePath(str(after.get("name"))).name if after.get("by") == "source" else str(after.get("name")),
         after.get("rows"),
         after.get("tokens"),
         loss,

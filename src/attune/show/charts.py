@@ -11,7 +11,7 @@ from typing import Any
 
 from attune.show.facts import Facts, number
 from attune.show.marks import Zone, alarm_marks, divergence_zone, shade, spike_marks
-from attune.show.words import count, figure, guard_name, percent
+from attune.show.words import alarm_name, count, figure, percent
 
 Figure = dict[str, Any]
 Points = list[tuple[int, float]]
@@ -21,6 +21,7 @@ MAX_POINTS = 1200  # of a curve; above it each bucket keeps its lowest and highe
 MAX_TABLE_ROWS = 60
 FEW_POINTS = 30  # up to here a curve shows its points and needs no smoothing
 MAX_ALARMS_TOLD = 5  # in the words beside the loss chart; the table has all
+PERCENT = ".3~%"  # of an axis: whole where it can be, else as fine as its ticks
 MANY_TIMES = 50  # a range this wide is drawn on a log axis
 
 
@@ -62,7 +63,7 @@ SMALL = (
         "accuracy",
         "share of learned tokens predicted right",
         percent,
-        ".0%",
+        PERCENT,
         is_noisy=True,
         from_zero=True,
     ),
@@ -72,7 +73,7 @@ SMALL = (
         "exact_match",
         "share of validation rows",
         percent,
-        ".0%",
+        PERCENT,
         from_zero=True,
     ),
     Curve("learning_rate", "Learning rate", "learning_rate", "of each step", tick="~g", from_zero=True),
@@ -90,7 +91,7 @@ SMALL = (
     Curve("memory_gb", "Peak memory", "memory_gb", "GB", from_zero=True),
     Curve("epoch", "Epoch", "epoch", "passes over the rows", from_zero=True),
     Curve("train_flos", "Compute so far", "train_flos", "floating point operations", tick="~s", from_zero=True),
-    Curve("mfu", "Share of peak compute", "mfu", "of what the device can do", percent, ".0%", from_zero=True),
+    Curve("mfu", "Share of peak compute", "mfu", "of what the device can do", percent, PERCENT, from_zero=True),
 )
 
 
@@ -354,7 +355,7 @@ def _marked(facts: Facts, zone: Zone | None) -> str:
     parts = []
     if zone is not None:
         parts.append(f" Validation parts from training from step {zone.start:,} on (shaded).")
-    alarms = [f"{guard_name(alarm.get('id'))} at step {alarm['step']:,}" for alarm in facts.alarms]
+    alarms = [f"{alarm_name(alarm)} at step {alarm['step']:,}" for alarm in facts.alarms]
     if alarms:
         more = f" and {len(alarms) - MAX_ALARMS_TOLD} more" if len(alarms) > MAX_ALARMS_TOLD else ""
         parts.append(f" Alarms: {', '.join(alarms[:MAX_ALARMS_TOLD])}{more}.")

@@ -119,9 +119,10 @@ class Console:
             self._held = record
 
     def _on_valid(self, record: ValidRecord) -> None:
-        is_best = self._best is None or record.val_loss < self._best
-        self._best = record.val_loss if is_best else self._best
+        is_best = self._is_best(record)
         text = f"val_loss {record.val_loss:.3f}  val_accuracy {percent(record.val_accuracy)}"
+        if self._metric == "val_exact_match":
+            text += f"  val_exact_match {percent(record.val_exact_match)}"
         if record.step == 0:
             self._base = record
             self.line("base", f"{text}  ({rows_of(record.val_rows, 'held-out ')}, before training)")
@@ -129,6 +130,20 @@ class Console:
         held, self._held = self._held, None
         step = f"{self._counter(record.step)}  " if held is None else f"{self._step_text(held)}  "
         self.line("step", f"{step}{text}{'  best' if is_best else ''}{self._left(record.step)}")
+
+    @property
+    def _metric(self) -> str:
+        return str(self._plan.get("metric", "val_loss"))
+
+    def _is_best(self, record: ValidRecord) -> bool:
+        """Return whether a step is the best so far by a metric of validation; the base model is never it."""
+        value = getattr(record, self._metric, None)
+        if not record.step or value is None:
+            return False
+        score = -value if self._metric == "val_loss" else value
+        is_best = self._best is None or score > self._best
+        self._best = score if is_best else self._best
+        return is_best
 
     def _flush(self) -> None:
         held, self._held = self._held, None
@@ -209,10 +224,14 @@ def data_lines(prepared: Any) -> Iterator[tuple[str, str]]:
     yield "data", "; ".join(f"{file}: {stated}" for file, stated in prepared.layouts.items())
     held = prepared.valid.num_rows if prepared.valid is not None else 0
     gone = [f"{count(n)} {reason}" for reason, n in ledger.reasons.items() if not reason.startswith("held_out")]
-    yield "rows", ", ".join([f"{count(prepared.train.num_rows)} to train on", f"{count(held)} held out", *gone])
-    share = percent(ledger.tokens_learned / ledger.tokens_in) if ledger.tokens_in else "none"
+    reworded = f", {count(ledger.augmented)} of them reworded" if ledger.augmented else ""
+    trained = f"{count(prepared.train.num_rows)} to train on{reworded}"
+    yield "rows", ", ".join([trained, f"{count(held)} held out", *gone])
+    tokens = ledger.tokens_in + ledger.tokens_augmented
+    share = percent(ledger.tokens_learned / tokens) if tokens else "none"
+    made = f" and {count(ledger.tokens_augmented)} in reworded rows" if ledger.augmented else ""
     lost = f", {count(ledger.tokens_lost)} lost with dropped or cut rows" if ledger.tokens_lost else ""
-    yield "tokens", f"{count(ledger.tokens_in)}, {count(ledger.tokens_learned)} learned ({share}){lost}"
+    yield "tokens", f"{count(ledger.tokens_in)}{made}, {count(ledger.tokens_learned)} learned ({share}){lost}"
     yield "template", f"{template.name}: {template.reason}"
     pressing = [finding for finding in prepared.findings if finding.severity != "info"]
     for finding in pressing[:MAX_FINDINGS]:

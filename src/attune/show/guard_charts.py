@@ -8,6 +8,7 @@ from typing import Any
 
 from attune.show.charts import (
     MAX_TABLE_ROWS,
+    PERCENT,
     Chart,
     Format,
     Points,
@@ -69,7 +70,7 @@ MEMORISING = (
         "tokens right",
         (("probe_accuracy", "training rows"), ("val_accuracy", "validation rows")),
         show=percent,
-        tick=".0%",
+        tick=PERCENT,
     ),
 )
 ANSWERING = (
@@ -80,7 +81,7 @@ ANSWERING = (
         (("opener_share", "answers"),),
         reference="reference_opener_share",
         show=percent,
-        tick=".0%",
+        tick=PERCENT,
     ),
     Watched(
         "answer_tokens",
@@ -95,7 +96,7 @@ ANSWERING = (
         "before the limit",
         (("finish_rate", "answers"),),
         show=percent,
-        tick=".0%",
+        tick=PERCENT,
     ),
     Watched(
         "distinct_2",
@@ -117,7 +118,7 @@ ANSWERING = (
         "ranked first; mean probability",
         (("stop_recall", "where it is due"), ("stop_leak", "where it is not")),
         show=percent,
-        tick=".0%",
+        tick=PERCENT,
     ),
 )
 
@@ -153,7 +154,7 @@ def _score_charts(facts: Facts) -> Iterator[Chart]:
     records = [{**mapping(record.get("scores")), "step": record["step"]} for record in facts.probes]
     known = [name for name in METRICS if name not in LOSSES and any(name in record for record in records)]
     curves = tuple((name, METRICS[name][0]) for name in known[: len(COLOURS)])
-    watched = Watched("scores", "Scores of the answers", "to the fixed prompts", curves, show=percent, tick=".0%")
+    watched = Watched("scores", "Scores of the answers", "to the fixed prompts", curves, show=percent, tick=PERCENT)
     chart = _chart(watched, facts, records)
     if chart is not None:
         yield chart
@@ -166,19 +167,17 @@ def _chart(watched: Watched, facts: Facts, records: list[Record]) -> Chart | Non
     if not measured or not curves[0][1]:
         return None
     traces = [draw_line(name, thin(curve), color) for (name, curve), color in zip(measured, COLOURS, strict=False)]
-    base, reference = _base_of(measured), points(records, watched.reference)[-1:]
-    span = (min(curve[0][0] for _, curve in measured), max(curve[-1][0] for _, curve in measured))
-    levels = [(name, some[0][1]) for name, some in (("base model", base), ("references", reference)) if some]
-    traces += [
-        {**draw_level(name, height, span), **({"line": _DOTTED} if name == "references" else {})}
-        for name, height in levels
-    ]
+    base, reference = _base_of(measured), points(records, watched.reference)
+    if base is not None:
+        traces.append(draw_level("base model", base, (measured[0][1][0][0], measured[0][1][-1][0])))
+    if reference:
+        traces.append({**draw_line("references", thin(reference), _DOTTED["color"]), "mode": "lines", "line": _DOTTED})
+        measured.append(("references", reference))
     if watched.show is percent:
         traces = [{**trace, "hovertemplate": "%{y:.1%}"} for trace in traces]
     layout = steps_layout(facts, tick=watched.tick, from_zero=watched.from_zero)
-    header, rows = _table(measured, levels, watched.show)
+    header, rows = _table(measured, watched.show)
     said = "; ".join(from_to(name, curve, watched.show) for name, curve in measured)
-    said += "".join(f"; {name} {watched.show(height)}" for name, height in levels)
     return Chart(
         watched.id,
         watched.title,
@@ -190,22 +189,15 @@ def _chart(watched: Watched, facts: Facts, records: list[Record]) -> Chart | Non
     )
 
 
-def _base_of(curves: list[tuple[str, Points]]) -> Points:
+def _base_of(curves: list[tuple[str, Points]]) -> float | None:
     """Return what was measured before training, for a chart of one curve that goes on from there."""
-    (_, first), *others = curves
-    return first[:1] if not others and first[0][0] == 0 and len(first) > 1 else []
+    first = curves[0][1]
+    return first[0][1] if len(curves) == 1 and first[0][0] == 0 and len(first) > 1 else None
 
 
-def _table(
-    curves: list[tuple[str, Points]], levels: list[tuple[str, float]], show: Format
-) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Return the curves as a table of evenly spaced steps, with a column for what the references have."""
+def _table(curves: list[tuple[str, Points]], show: Format) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return the curves as a table of evenly spaced steps."""
     by_step = [dict(curve) for _, curve in curves]
-    fixed = [(name, height) for name, height in levels if name == "references"]
     steps = evenly(sorted({step for curve in by_step for step in curve}), MAX_TABLE_ROWS)
-    header = ("Step", *(name.capitalize() for name, _ in [*curves, *fixed]))
-    rows = tuple(
-        (f"{step:,}", *(show(curve.get(step)) for curve in by_step), *(show(height) for _, height in fixed))
-        for step in steps
-    )
-    return header, rows
+    header = ("Step", *(name.capitalize() for name, _ in curves))
+    return header, tuple((f"{step:,}", *(show(curve.get(step)) for curve in by_step)) for step in steps)

@@ -8,16 +8,17 @@ from itertools import takewhile
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attune.show.facts import Facts, Record, number
-from attune.show.words import guard_name
+from attune.show.words import alarm_name
 
 Figure = dict[str, Any]
 
 SIGNIFICANT = 2.0  # standard errors by which rows are worse than at the lowest validation loss
 FEWEST_ROWS = 8  # fewer rows give no standard error to rely on
 CLEAR_RISE = 1.02  # times the lowest validation loss, where rows were not recorded
-SPIKES = ("G5", "G6")  # guards whose step is one of a kind: its rows are recorded
+SPIKES = ("spike", "not-finite")  # alarms about one step, whose rows are recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +35,17 @@ class Zone:
 def divergence_zone(facts: Facts) -> Zone | None:
     """Return where validation loss rises, up to the last validation, while training loss goes on falling.
 
-    A rise counts when the rows are worse than at the lowest loss by more than two standard errors, paired row by row
-    (Miller, arXiv 2411.00640); without row losses, when the loss is 2 % above its lowest.
+    It takes two validations at least: of many that hold, one seems to rise by chance. A rise counts when the rows are
+    worse than at the lowest loss by more than two standard errors, paired row by row (Miller, arXiv 2411.00640);
+    without row losses, when the loss is 2 % above its lowest.
     """
     losses = [(record["step"], loss) for record in facts.valids if (loss := number(record.get("val_loss"))) is not None]
     lowest_step, lowest = min(losses, key=lambda pair: pair[1], default=(0, 0.0))
     later = [(step, loss) for step, loss in losses if step > lowest_step]
     rows = {record["step"]: record["val_row_loss"] for record in facts.row_losses}
-    known = [(step, loss, _is_worse(rows, lowest_step, step)) for step, loss in later]
-    risen = list(takewhile(lambda one: one[1] > lowest * CLEAR_RISE if one[2] is None else one[2], reversed(known)))
-    if not risen or not _is_training_falling(facts, lowest_step, losses[-1][0]):
+    known = ((step, loss, _is_worse(rows, lowest_step, step)) for step, loss in reversed(later))
+    risen = list(takewhile(lambda one: one[1] > lowest * CLEAR_RISE if one[2] is None else one[2], known))
+    if len(risen) < 2 or not _is_training_falling(facts, lowest_step, losses[-1][0]):
         return None
     is_tested = all(worse is not None for *_, worse in risen)
     return Zone(risen[-1][0], risen[0][0], lowest_step, risen[0][1] - lowest, is_tested)
@@ -56,7 +58,7 @@ def alarm_marks(facts: Facts) -> list[Figure]:
     severe = [alarm for alarm in facts.alarms if alarm.get("severity") == "error"]
     rest = [alarm for alarm in facts.alarms if alarm.get("severity") == "warning"]
     marks = [
-        _marks(name, [(alarm["step"], heights.get(alarm["step"]), guard_name(alarm.get("id"))) for alarm in some], look)
+        _marks(name, [(alarm["step"], heights.get(alarm["step"]), alarm_name(alarm)) for alarm in some], look)
         for name, some, look in (("alarm, error", severe, "var(--alarm)"), ("alarm, warning", rest, "var(--warn)"))
     ]
     return [mark for mark in marks if mark["x"]]
@@ -64,7 +66,7 @@ def alarm_marks(facts: Facts) -> list[Figure]:
 
 def spike_steps(facts: Facts) -> tuple[int, ...]:
     """Return the steps that an alarm names for what happened in them, in order."""
-    named = {alarm["step"] for alarm in facts.alarms if alarm.get("id") in SPIKES}
+    named = {alarm["step"] for alarm in facts.alarms if alarm.get("name") in SPIKES}
     return tuple(sorted(named | {record["step"] for record in facts.batches}))
 
 
@@ -112,16 +114,23 @@ def _is_worse(rows: dict[int, Any], before: int, after: int) -> bool | None:
     """Return whether the rows are significantly worse `after`; None where too few were recorded at both steps."""
     if before not in rows or after not in rows:
         return None
-    pairs = zip(_floats(rows[before]), _floats(rows[after]), strict=False)
-    worse = np.array([b - a for a, b in pairs if a is not None and b is not None])
+    losses = [_floats(rows[step]) for step in (before, after)]
+    if losses[0].shape != losses[1].shape:
+        return None
+    worse = losses[1] - losses[0]
+    worse = worse[np.isfinite(worse)]
     if worse.size < FEWEST_ROWS:
         return None
     error = worse.std(ddof=1) / worse.size**0.5
     return bool(worse.mean() > SIGNIFICANT * error)
 
 
-def _floats(values: Any) -> list[float | None]:
-    return [number(value) for value in values] if isinstance(values, list) else []
+def _floats(values: Any) -> NDArray[np.float64]:
+    """Return losses as an array, NaN where a row has none; nothing of what is no list of numbers."""
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.empty(0)
 
 
 def _is_training_falling(facts: Facts, before: int, after: int) -> bool:

@@ -39,7 +39,8 @@ def key_figures(facts: Facts) -> list[KeyFigure]:
     made = number(ledger.get("augmented")) or 0
     rows_in = f"of {words.count(ledger.get('rows'))} rows in" if counts else "no ledger"
     rows_in += f", {words.count(made)} reworded" if made else ""
-    tokens_in = f"of {words.count(ledger.get('tokens_in'))} tokens in" if ledger else "no ledger"
+    tokens = sum(number(ledger.get(key)) or 0 for key in ("tokens_in", "tokens_augmented"))
+    tokens_in = f"of {words.count(tokens)} tokens{' with reworded rows' if made else ' in'}" if ledger else "no ledger"
     last = facts.steps[-1] if facts.steps else {}
     total = number(facts.result.get("total_steps"))
     # result.json holds the time at its last writing, which for a running or killed run was the start

@@ -8,7 +8,7 @@ from typing import Any
 
 from attune.show.facts import Facts, number
 from attune.show.marks import divergence_zone
-from attune.show.words import SEVERITIES, count, figure, guard_name, metric_name, metric_value
+from attune.show.words import SEVERITIES, alarm_name, count, figure, metric_name, metric_value
 
 UNCHANGED = 0.01  # nats per token; a smaller move of the loss on general text is none
 CHOSEN = {"val_accuracy": "token accuracy", "val_exact_match": "answers predicted whole"}
@@ -109,7 +109,7 @@ def alarm_sentence(facts: Facts) -> str:
     """Return which guards spoke and how often, the worst first; nothing if none warned."""
     told = []
     for severity in SEVERITIES[:2]:
-        names = [guard_name(alarm.get("id")) for alarm in facts.alarms if alarm.get("severity") == severity]
+        names = [alarm_name(alarm) for alarm in facts.alarms if alarm.get("severity") == severity]
         parts = [
             f"{name}{f' {names.count(name)} times' if names.count(name) > 1 else ''}" for name in dict.fromkeys(names)
         ]

@@ -24,23 +24,10 @@ METRICS = {
     "loss": ("Loss", "nats per learned token on these rows; lower is better"),
     "general_loss": ("General loss", "nats per token on general text; lower is better"),
 }
-GUARDS = {
-    "G1": "overfit",
-    "G2": "memorised",
-    "G3": "format collapse",
-    "G4": "forgetting",
-    "G5": "spike",
-    "G6": "not finite",
-    "G7": "divergence",
-    "G8": "wrong template",
-    "G9": "end token",
-    "G10": "mask",
-    "G11": "truncation",
-    "G12": "uneven batches",
-}
 SEVERITIES = ("error", "warning", "info")  # of findings and alarms, the worst first
 SYSTEMS = {"base": "Base", "prompted": "Base, prompted", "tuned": "Tuned"}
 
+_ALARM, _GUARD = re.compile("[a-z]{2,20}(-[a-z]{2,20}){0,4}"), re.compile("G[0-9]{1,2}")
 _KEPT = {"\n", "\t", "\u200c", "\u200d"}  # line ends, and the joiners that Persian, Hindi and emoji need
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
@@ -124,9 +111,11 @@ def metric_difference(metric: str, value: Any) -> str:
     return f"{sign}{abs(known):.3f}" if metric in LOSSES else f"{sign}{100 * abs(known):.1f}"
 
 
-def guard_name(identity: Any) -> str:
-    """Return what a guard is called, with its number; a plain word for one that is not known."""
-    return f"{GUARDS[str(identity)]} ({identity})" if str(identity) in GUARDS else "alarm"
+def alarm_name(alarm: Mapping[str, Any]) -> str:
+    """Return what an alarm is called, with its guard's number; a plain word where that is no name of ours."""
+    name, identity = str(alarm.get("name")), str(alarm.get("id"))
+    is_ours = _ALARM.fullmatch(name) and _GUARD.fullmatch(identity)
+    return f"{name.replace('-', ' ')} ({identity})" if is_ours else "alarm"
 
 
 def metric_name(metric: str) -> str:
