@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from attune.bundled import starter_folder
 from attune.config import Config
 from attune.data.prepared import Prepared
 from attune.errors import CheckpointError
@@ -55,7 +56,7 @@ def open_session(tmp_path_factory: pytest.TempPathFactory) -> Open:
             }
         )
         inputs = gather(config, lambda *_: None)
-        session = Session(inputs.config, inputs.prepared, base=inputs.base, world=open_world("cpu"))
+        session = Session(inputs.config, inputs.prepared, base=inputs.base, world=open_world(str(inputs.config.device)))
         return session, inputs.prepared
 
     return make
@@ -197,6 +198,38 @@ def test_without_validation_rows_or_prompts_the_rest_is_measured(open_session: O
     record, lines = open_probes(session, prepared, tmp_path / "text").measure(0, micro_tokens=MICRO)
     assert lines == []
     assert record.kl_task is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"adapter.kind": "full"},
+        {"adapter.kind": "full", "train.kernels": "plain", "train.compile": True},
+        {"adapter.kind": "lora"},
+        {"adapter.kind": "qlora"},
+        {"adapter.kind": "lora", "train.fp8": True},
+    ],
+)
+def test_on_a_gpu(open_session: Open, settings: dict[str, Any], tmp_path: Path) -> None:
+    """Fused, compiled, 4-bit and 8-bit layers are measured beside their base, and train on as without."""
+    losses = []
+    for measures in (False, True):
+        session, prepared = open_session(device="cuda", model=str(starter_folder()), **settings)
+        probes = open_probes(session, prepared, tmp_path)
+        if measures:
+            before, _ = probes.measure(0, micro_tokens=4096)
+            assert before.kl_general == pytest.approx(0, abs=1e-4)
+        steps = session.train()
+        for step in range(1, 7):
+            next(steps)
+            if measures:
+                after, lines = probes.measure(step, micro_tokens=4096)
+        losses.append(session.validate()[0].val_loss)
+    assert after.kl_task is not None and after.kl_task > 1e-2
+    assert len(lines) == 5
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
 def planned(session: Session, prepared: Prepared, **settings: Any) -> ProbePlan:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attune.config import Config
 from attune.data.corpus import Corpus
 from attune.data.prepared import Prepared
 from attune.data.stream import shuffled
-from attune.evals.questions import Question, answer_limit, learned_tokens
+from attune.evals.questions import Question, answer_limit
 from attune.evals.samples import choose_questions
 from attune.world import mix_seed
 
@@ -48,7 +48,7 @@ class ProbePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sizes:
+class Sizes:
     """Mean lengths in tokens, and how often things are measured in a run."""
 
     train: float
@@ -96,7 +96,7 @@ def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> P
     )
 
 
-def probe_cost(sizes: _Sizes, rows: int, prompts: int) -> float:
+def probe_cost(sizes: Sizes, rows: int, prompts: int) -> float:
     """Return what measuring once costs, in tokens of a forward pass, writing general texts spread over the run."""
     read = rows * (sizes.train + sizes.task + sizes.general)
     cost = read + _generating(sizes, prompts, sizes.new_tokens) + (prompts * sizes.prompt)
@@ -112,7 +112,7 @@ def spread_evenly(count: int, wanted: int) -> list[int]:
     return [int(at) for at in np.linspace(0, count - 1, min(wanted, count)).round()]
 
 
-def _generating(sizes: _Sizes, texts: int, tokens: float) -> float:
+def _generating(sizes: Sizes, texts: int, tokens: float) -> float:
     """Return what it costs to write some texts at once."""
     return (texts * GENERATED_TOKEN + DECODE_STEP[sizes.device]) * tokens if texts else 0.0
 
@@ -136,13 +136,13 @@ def _between(fewest: int, most: int, part: float) -> int:
 
 def _sizes(
     config: Config, prepared: Prepared, questions: Sequence[Question], *, limit: int, context: int | None
-) -> _Sizes:
+) -> Sizes:
     """Return what the cost depends on."""
     writes = not config.guards.general
     general = WRITTEN_TOKENS if writes else GENERAL_TOKENS
     valid = prepared.valid
     assert config.train.steps != "auto" and config.valid.every != "auto", "the config is resolved"  # noqa: PT018
-    return _Sizes(
+    return Sizes(
         train=float(prepared.train.lengths.mean()),
         task=0.0 if valid is None else float(valid.lengths.mean()),
         prompt=float(np.mean([len(q.prompt_ids) for q in questions])) if questions else 0.0,
@@ -173,14 +173,15 @@ def _tokens_between(config: Config, train: Corpus) -> float:
 
 def _choose_rows(corpus: Corpus, count: int, *, seed: int) -> tuple[int, ...]:
     """Return at most `count` rows that teach something, drawn by the seed, in ascending order."""
-    teaching: NDArray[np.int64] = np.flatnonzero(learned_tokens(corpus) > 0)
-    drawn = teaching[shuffled(len(teaching), seed=seed, epoch=0)[:count]]
-    return tuple(sorted(drawn.tolist()))
+    drawn = shuffled(corpus.num_rows, seed=seed, epoch=0).tolist()
+    return tuple(sorted(islice((row for row in drawn if corpus.row(row)[1].any()), count)))
 
 
 def _reason(config: Config, rows: int, prompts: int, share: float) -> str:
     """Say what is measured and what it costs."""
     text = f"{rows} rows of each kind and {prompts} answers at each validation: about {share:.1%} of the compute"
     if share > config.guards.cost:
-        text += f", more than guards.cost {config.guards.cost:g}: fewer would say too little"
+        is_asked = "auto" not in (config.guards.rows, config.guards.prompts)
+        why = "as asked" if is_asked else "fewer would say too little"
+        text += f", more than guards.cost {config.guards.cost:g}: {why}"
     return text
