@@ -187,6 +187,16 @@ def test_worst_rows_by_token(plain: Opened) -> None:
     assert "Best row valid.jsonl:31" in shown.inner_text()
 
 
+def test_print_draws_every_chart_for_paper(reports: dict[str, Path], browser: Any) -> None:
+    """Before printing, charts that were never in view are drawn, too, none wider than the paper."""
+    page = open_page(browser, reports["plain"]).page
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    widths = page.evaluate("[...document.querySelectorAll('[data-chart]')].map((one) => one.layout?.width)")
+    assert len(widths) == 24
+    assert all(0 < width <= 700 for width in widths)
+    page.close()
+
+
 def test_log_scale(plain: Opened) -> None:
     """The button turns the loss axis logarithmic and says so to a screen reader."""
     page = plain.page

@@ -182,9 +182,14 @@ def test_huge_run_stays_small(tmp_path: Path) -> None:
     rows = [{"file": "f", "line": n, "prompt": long, "reference": long, "answers": {"base": long}} for n in range(300)]
     run.write_lines("eval/test.jsonl", rows)
     run.write_json("findings.json", [{"id": "D1", "message": long, "fix": long, "examples": []} for _ in range(400)])
+    heated = {"file": "f", "line": 1, "tokens": 600, "pieces": [["<" * 100, 1.5]] * 600}
+    run.write_json("extremes.json", {"step": 1, "worst": [heated] * 10, "best": [heated] * 10})
+    told = [{"step": step, **rows[at], "answer": long} for step in range(100) for at in range(64)]
+    run.write_lines("samples.jsonl", told)
     source = write_report(path).read_text("utf-8")
     assert len(source.encode()) < MAX_BYTES
     text = Page(source).text
+    assert re.search(r"The first \d+ of 64 prompts are on this page", text)
     assert re.search(r"The first \d+ of 300 rows of the preview are on this page", text)
     assert re.search(r"The first \d+ of 300 rows are on this page", text)
     assert "The first 200 of 400 findings" in text

@@ -18,7 +18,7 @@ from attune.show.funnel import rows_funnel, tokens_funnel
 from attune.show.guard_charts import answer_charts, forgetting_charts, memorising_charts
 from attune.show.page import Shown, cap, fit, preview_row, render_page
 
-MAX_PART_BYTES = 500_000  # of the page for each kind of rows; Plotly takes 4.8 of the 8 MB that a page may have
+MAX_PART_BYTES = 400_000  # of the page for each kind of rows; Plotly takes 4.8 of the 8 MB that a page may have
 FIRST_ANSWERS = 3
 
 
