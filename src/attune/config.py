@@ -124,7 +124,7 @@ class GuardsConfig(Section):
 
     enabled: bool = Field(default=True, description="Measure at each validation what the guards judge (memorising, forgetting, collapse, end tokens) and write sample answers.")
     general: str = Field(default="", description="File of general text on which forgetting is measured (rows or plain text); empty: texts that the model writes before training.")
-    rows: Positive | Auto = Field(default="auto", description="Rows of each kind (training, validation, general) that the guards measure; auto: by guards.cost.")
+    rows: Positive | Auto = Field(default="auto", description="Rows of each kind (training, validation, general) that the guards measure; auto: by guards.cost, at least 16 of validation and half as many of the others.")
     prompts: Annotated[int, Field(ge=0)] | Auto = Field(default="auto", description="Validation prompts that the model answers at each validation; auto: by guards.cost, at least 8.")
     max_new_tokens: Positive | Auto = Field(default="auto", description="Longest such answer in tokens; auto: by the references.")
     cost: Share = Field(default=0.05, description="Share of the compute of training that the guards may take, where an auto above decides.")

@@ -238,21 +238,21 @@ def planned(session: Session, prepared: Prepared, **settings: Any) -> ProbePlan:
 
 
 def test_sizes_follow_the_share_of_compute(open_session: Open) -> None:
-    """The least is 16 rows and 8 prompts, the most 256 and 64; between, the cost is within the share; wishes stand."""
+    """Between 16 validation rows, 8 others and 8 prompts and 256, 128 and 64 the cost decides; wishes stand."""
     autos = {"guards.rows": "auto", "guards.prompts": "auto", "guards.max_new_tokens": "auto"}
     session, prepared = open_session(**{"data.valid_share": 0.5})
     least = planned(session, prepared, **autos, **{"guards.cost": 0.0})
-    assert (len(least.train_rows), least.general_rows, len(least.questions)) == (16, 16, 8)
+    assert (len(least.train_rows), len(least.task_rows), least.general_rows, len(least.questions)) == (8, 16, 8, 8)
     assert "more than guards.cost 0" in least.reason
     most = planned(session, prepared, **autos, **{"guards.cost": 1.0, "valid.every": 100_000, "train.steps": 10**6})
-    assert most.general_rows == 256
+    assert most.general_rows == 128
     assert len(most.train_rows) == prepared.train.num_rows, "a small set has no more"
     steps = {"train.steps": 10_000}
     plans = [planned(session, prepared, **autos, **steps, **{"valid.every": every}) for every in (50, 100, 300, 1000)]
     sizes = [plan.general_rows for plan in plans]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
-    assert all(plan.cost <= 0.05 or plan.general_rows == 16 for plan in plans)
+    assert all(plan.cost <= 0.05 or plan.general_rows == 8 for plan in plans)
     assert planned(session, prepared, **autos, **steps, **{"valid.every": 300}) == plans[2]
     wish = planned(session, prepared, **{"guards.rows": 3, "guards.prompts": 2, "guards.max_new_tokens": 7})
     assert (len(wish.train_rows), len(wish.questions), wish.max_new_tokens) == (3, 2, 7)

@@ -17,7 +17,8 @@ from attune.evals.questions import Question, answer_limit
 from attune.evals.samples import choose_questions
 from attune.world import mix_seed
 
-FEWEST_ROWS, MOST_ROWS = 16, 256  # of each kind
+FEWEST_ROWS, MOST_ROWS = 16, 256  # of validation, whose ends are counted one by one
+FEWER = 2  # times fewer of training and of general text, of which only means over tokens are taken
 FEWEST_PROMPTS, MOST_PROMPTS = 8, 64
 MOST_NEW_TOKENS = 128
 GENERAL_TOKENS = 256  # of a piece of a general file
@@ -59,6 +60,7 @@ class Sizes:
     validations: int
     writes: bool  # whether the model writes its general texts
     device: str
+    fewer: int = FEWER  # how many times fewer rows of training and of general text than of validation
 
 
 def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> ProbePlan:
@@ -85,9 +87,9 @@ def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> P
     rows, prompts = _largest(config, share, len(questions))
     chosen = spread_evenly(len(questions), prompts)
     return ProbePlan(
-        train_rows=_choose_rows(prepared.train, rows, seed=mix_seed("probe", config.seed)),
+        train_rows=_choose_rows(prepared.train, rows // sizes.fewer, seed=mix_seed("probe", config.seed)),
         task_rows=() if valid is None else _choose_rows(valid, rows, seed=mix_seed("task", config.seed)),
-        general_rows=rows,
+        general_rows=rows // sizes.fewer,
         general_tokens=sizes.general,
         questions=tuple(questions[at] for at in chosen),
         max_new_tokens=limit,
@@ -98,10 +100,11 @@ def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> P
 
 def probe_cost(sizes: Sizes, rows: int, prompts: int) -> float:
     """Return what measuring once costs, in tokens of a forward pass, writing general texts spread over the run."""
-    read = rows * (sizes.train + sizes.task + sizes.general)
+    few = rows // sizes.fewer
+    read = rows * sizes.task + few * (sizes.train + sizes.general)
     cost = read + _generating(sizes, prompts, sizes.new_tokens) + (prompts * sizes.prompt)
     if sizes.writes:
-        cost += _generating(sizes, rows, sizes.general) / sizes.validations
+        cost += _generating(sizes, few, sizes.general) / sizes.validations
     return cost
 
 
@@ -151,6 +154,7 @@ def _sizes(
         validations=1 + math.ceil(config.train.steps / config.valid.every),
         writes=writes,
         device=config.device,
+        fewer=FEWER if config.guards.rows == "auto" else 1,
     )
 
 
@@ -179,7 +183,10 @@ def _choose_rows(corpus: Corpus, count: int, *, seed: int) -> tuple[int, ...]:
 
 def _reason(config: Config, rows: int, prompts: int, share: float) -> str:
     """Say what is measured and what it costs."""
-    text = f"{rows} rows of each kind and {prompts} answers at each validation: about {share:.1%} of the compute"
+    each = (
+        f"{rows} rows of each kind" if config.guards.rows != "auto" else f"{rows} validation rows, half as many others"
+    )
+    text = f"{each} and {prompts} answers at each validation: about {share:.1%} of the compute"
     if share > config.guards.cost:
         is_asked = "auto" not in (config.guards.rows, config.guards.prompts)
         why = "as asked" if is_asked else "fewer would say too little"
