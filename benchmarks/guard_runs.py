@@ -79,6 +79,9 @@ def run_case(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if not (folder / "run" / "metrics.jsonl").exists():
             raise
         ended = str(error).splitlines()[0]
+    if job.get("keep"):
+        kept = Path(job["keep"]) / f"{case.name}-{job['seed']}"
+        shutil.copytree(folder / "run", kept, ignore=shutil.ignore_patterns("checkpoints", "model", "guards"))
     noisy = noisy_steps(seen["prepared"], config, rows.train) if case.damage == "noise" else {}
     return {
         "case": case.name,

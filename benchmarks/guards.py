@@ -47,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cuda", "cpu"))
     parser.add_argument("--text", type=Path, help="a file of rows from which more clean runs are made")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of every run")
+    parser.add_argument("--keep", type=Path, help="folder in which the records of every run are kept")
     parser.add_argument("--limit", type=int, default=900, help="seconds that one run may take")
     parser.add_argument("--cost", action="store_true", help="measure what the guards cost, in place of the alarms")
     parser.add_argument("--repeats", type=int, default=3, help="pairs of runs for --cost")
@@ -159,6 +160,7 @@ def main() -> int:
             "device": arguments.device,
             "models": make_models(arguments, Path(folder)),
             "text": str(arguments.text.resolve()) if arguments.text else None,
+            "keep": str(arguments.keep.resolve()) if arguments.keep else None,
             "set": arguments.settings,
         }
         (time_all if arguments.cost else run_all)(arguments, report, common)
