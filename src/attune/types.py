@@ -139,7 +139,8 @@ class ValidRecord:
 class ProbeRecord:
     """What the guards measured at a validation; step 0 is the model before training. None: not measured.
 
-    Losses and divergences are in nats per token. Answers are greedy; `reference_` says the same of the references.
+    Losses and divergences are in nats per token. Answers are greedy; `reference_` says the same of the references, in
+    what is said of beginnings of their first tokens.
     """
 
     step: int
@@ -154,6 +155,7 @@ class ProbeRecord:
     finish_rate: float | None = None  # share of answers that ended by themselves
     answer_tokens: float | None = None  # mean length
     reference_tokens: float | None = None
+    openings: int = 0  # beginnings of answers sampled at temperature 1, of which the following says how alike they are
     opener: str | None = None  # the most frequent beginning of three tokens, as text
     opener_share: float | None = None
     reference_opener_share: float | None = None  # of the references' own most frequent one

@@ -28,7 +28,7 @@ def quickstart(*, out: Out = "auto", seed: Seed = 0, json: Json = False) -> None
             document = run_quickstart(out, on_event=report, seed=seed)
         folder = RunFolder.open(document["run"])
         samples = folder.read_lines(f"eval/{document['eval']['name']}.jsonl")
-        lines = [*evaluation_lines(document["eval"]), *sample_lines(samples), f"report    {report.path}"]
+        lines = [*evaluation_lines(document["eval"]), *sample_lines(samples), report.line]
         screen.finish(
-            {**document, "report": str(report.path)}, [*lines, f"next      attune chat {folder.path} --compare"]
+            {**document, "report": str(report.path) if report.path else None}, [*lines, f"next      attune chat {folder.path} --compare"]
         )

@@ -17,4 +17,4 @@ def resume(run: RunArgument, *, json: Json = False) -> None:
     with Screen(json=json) as screen:
         with ReportAtEnd(screen.console) as report:
             document = resume_run(run, on_event=report).result
-        screen.finish(document, [f"report    {report.path}", next_after_training(run, document)])
+        screen.finish(document, [report.line, next_after_training(run, document)])

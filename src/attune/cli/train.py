@@ -46,4 +46,4 @@ def train(
     with Screen(json=json) as screen:
         with ReportAtEnd(screen.console) as report:
             run = finetune(settings, command=shlex.join(["attune", *context.obj]), on_event=report)
-        screen.finish(run.result, [f"report    {report.path}", next_after_training(run.folder, run.result)])
+        screen.finish(run.result, [report.line, next_after_training(run.folder, run.result)])

@@ -15,12 +15,14 @@ from attune.data.prepared import Prepared
 from attune.data.stream import shuffled
 from attune.evals.questions import Question, answer_limit
 from attune.evals.samples import choose_questions
+from attune.evals.wording import OPENER_TOKENS
 from attune.world import mix_seed
 
 FEWEST_ROWS, MOST_ROWS = 16, 256  # of validation, whose ends are counted one by one
 FEWER = 2  # times fewer of training and of general text, of which only means over tokens are taken
 FEWEST_PROMPTS, MOST_PROMPTS = 8, 64
 MOST_NEW_TOKENS = 128
+OPENINGS = 24  # prompts to which the beginning of an answer is sampled
 GENERAL_TOKENS = 256  # of a piece of a general file
 WRITTEN_TOKENS = 64  # of a text that the model writes: each costs as much as several that are read
 _STEPS = 32  # sizes between the fewest and the most that are tried
@@ -35,6 +37,7 @@ DECODE_STEP = {"cpu": 40.0, "cuda": 2000.0}  # of one token for all prompts toge
 class ProbePlan:
     """What is measured at each validation. Rows are those of the corpora, ascending; without prompts none is answered.
 
+    questions are answered; openings are the prompts of which only the beginning of an answer is sampled.
     general_tokens: the longest piece of general text; cost: share of the compute of training, by `probe_cost`.
     """
 
@@ -43,6 +46,7 @@ class ProbePlan:
     general_rows: int
     general_tokens: int
     questions: tuple[Question, ...]
+    openings: tuple[Question, ...]
     max_new_tokens: int
     cost: float
     reason: str
@@ -71,7 +75,7 @@ def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> P
     """
     guards = config.guards
     valid = prepared.valid if prepared.valid is not None and prepared.valid.num_learned else None
-    wished = MOST_PROMPTS if guards.prompts == "auto" else guards.prompts
+    wished = MOST_PROMPTS if guards.prompts == "auto" else max(guards.prompts, OPENINGS if guards.prompts else 0)
     questions = (
         choose_questions(prepared.valid_examples, prepared.template, count=wished, context=context, seed=config.seed)
         if valid is not None
@@ -92,6 +96,7 @@ def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> P
         general_rows=rows // sizes.fewer,
         general_tokens=sizes.general,
         questions=tuple(questions[at] for at in chosen),
+        openings=tuple(questions[at] for at in spread_evenly(len(questions), OPENINGS if chosen else 0)),
         max_new_tokens=limit,
         cost=share(rows, prompts),
         reason=_reason(config, rows, prompts, share(rows, prompts)),
@@ -103,6 +108,8 @@ def probe_cost(sizes: Sizes, rows: int, prompts: int) -> float:
     few = rows // sizes.fewer
     read = rows * sizes.task + few * (sizes.train + sizes.general)
     cost = read + _generating(sizes, prompts, sizes.new_tokens) + (prompts * sizes.prompt)
+    if prompts:
+        cost += OPENINGS * sizes.prompt + _generating(sizes, OPENINGS, OPENER_TOKENS)
     if sizes.writes:
         cost += _generating(sizes, few, sizes.general) / sizes.validations
     return cost

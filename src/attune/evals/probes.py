@@ -71,6 +71,7 @@ class Probes:
         self._asked = prepare_asked(
             plan.questions,
             self.template,
+            openings=plan.openings,
             max_new_tokens=plan.max_new_tokens,
             schema=None if schema is None else Schema(schema, config.data.answer_schema),
         )
@@ -253,9 +254,10 @@ def _of_answers(answered: Answered, decode: Any) -> dict[str, Any]:
         "finish_rate": answered.finish_rate,
         "answer_tokens": own.tokens,
         "reference_tokens": reference.tokens,
-        "opener": decode(own.opener),
-        "opener_share": own.opener_share,
-        "reference_opener_share": reference.opener_share,
+        "openings": answered.openings,
+        "opener": decode(answered.opening[0]),
+        "opener_share": answered.opening[1],
+        "reference_opener_share": answered.reference_opening[1],
         "distinct_2": own.distinct_2,
         "reference_distinct_2": reference.distinct_2,
         "compression": own.compression,

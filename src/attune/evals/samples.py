@@ -14,7 +14,7 @@ from attune.data.stream import shuffled
 from attune.errors import TemplateError
 from attune.evals.questions import Question, to_questions
 from attune.evals.tasks import Schema, applicable, score
-from attune.evals.wording import Wording, compare_wording
+from attune.evals.wording import OPENER_TOKENS, Wording, commonest_opener, compare_wording
 from attune.model.generate import BATCH_ROWS, generate
 from attune.types import Example
 from attune.world import mix_seed
@@ -36,11 +36,17 @@ class Asked:
     fits: tuple[bool, ...]
     metrics: tuple[str, ...]
     schema: Schema | None
+    openings: tuple[Question, ...] = ()  # of which the beginning of an answer is sampled
+    reference_openings: tuple[tuple[int, ...], ...] = ()  # how their references begin
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a model made of the prompts; `scores` are means, `finish_rate` is of answers whose reference fits."""
+    """What a model made of the prompts; `scores` are means, `finish_rate` is of answers whose reference fits.
+
+    opening and reference_opening: the most frequent beginning and its share, of `openings` answers sampled at
+    temperature 1: the likeliest answers of a sound model may begin alike, what it would say as a whole does not.
+    """
 
     texts: tuple[str, ...]
     finished: tuple[bool, ...]
@@ -48,6 +54,9 @@ class Answered:
     wording: Wording
     reference: Wording
     scores: dict[str, float]
+    openings: int
+    opening: tuple[tuple[int, ...], float]
+    reference_opening: tuple[tuple[int, ...], float]
 
 
 def choose_questions(
@@ -74,7 +83,12 @@ def choose_questions(
 
 
 def prepare_asked(
-    questions: Sequence[Question], template: ChatTemplate, *, max_new_tokens: int, schema: Schema | None
+    questions: Sequence[Question],
+    template: ChatTemplate,
+    *,
+    openings: Sequence[Question],
+    max_new_tokens: int,
+    schema: Schema | None,
 ) -> Asked:
     """Return questions with what their answers are held against."""
     references = [template.tokenizer.encode(question.reference) for question in questions]
@@ -86,11 +100,15 @@ def prepare_asked(
         fits=tuple(len(ids) < max_new_tokens for ids in references),
         metrics=tuple(metrics),
         schema=schema,
+        openings=tuple(openings),
+        reference_openings=tuple(
+            tuple(template.tokenizer.encode(question.reference)[:OPENER_TOKENS]) for question in openings
+        ),
     )
 
 
 def answer(model: nn.Module, asked: Asked, template: ChatTemplate, *, micro_tokens: int) -> Answered:
-    """Return the model's greedy answers to at least one question, with all that is measured on them.
+    """Return the model's greedy answers to at least one question, with all that is measured on them and on openings.
 
     micro_tokens: positions that are computed at once; training found room for as many, and those here take less.
     """
@@ -118,7 +136,27 @@ def answer(model: nn.Module, asked: Asked, template: ChatTemplate, *, micro_toke
         wording=own,
         reference=reference,
         scores=_mean_scores(asked, texts, finished),
+        openings=len(asked.openings),
+        opening=_sampled_opening(model, asked, template, micro_tokens=micro_tokens),
+        reference_opening=commonest_opener(asked.reference_openings),
     )
+
+
+def _sampled_opening(
+    model: nn.Module, asked: Asked, template: ChatTemplate, *, micro_tokens: int
+) -> tuple[tuple[int, ...], float]:
+    """Return the most frequent beginning of sampled answers, and its share."""
+    prompts = [question.prompt_ids for question in asked.openings]
+    longest = max(map(len, prompts)) + OPENER_TOKENS
+    made = generate(
+        model,
+        prompts,
+        stop_ids=template.stop_ids,
+        max_new_tokens=OPENER_TOKENS,
+        batch_rows=max(1, min(BATCH_ROWS, micro_tokens // longest)),
+        temperature=1.0,
+    )
+    return commonest_opener([one.tokens for one in made])
 
 
 def sample_lines(step: int, asked: Asked, answered: Answered) -> Iterator[dict[str, Any]]:

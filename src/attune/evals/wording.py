@@ -13,10 +13,8 @@ OPENER_TOKENS = 3
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """What a set of answers has in common. Shares are 0 to 1; None: there is nothing to measure it on."""
+    """How varied a set of answers is. None: there is nothing to measure it on."""
 
-    opener: tuple[int, ...]  # the most frequent first tokens, at most OPENER_TOKENS; of an empty answer none
-    opener_share: float
     distinct_2: float | None  # share of different pairs among all pairs of neighbouring words
     compression: float | None  # bytes over compressed bytes
     tokens: float  # mean length
@@ -46,10 +44,9 @@ def compare_wording(
     size = min(sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) for texts in both)
     found = []
     for ids, texts in (answers, references):
-        opener, share = commonest_opener(ids)
         distinct = distinct_shares(texts, words)[1] if words > 1 else None
         compression = compression_ratio(_first_bytes(texts, size)) if size else None
-        found.append(Wording(opener, share, distinct, compression, sum(map(len, ids)) / len(ids)))
+        found.append(Wording(distinct, compression, sum(map(len, ids)) / len(ids)))
     return found[0], found[1]
 
 

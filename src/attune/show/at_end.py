@@ -46,6 +46,11 @@ class ReportAtEnd:
         elif kind == "recorded" and self._clock() >= self._not_before:
             self._write()
 
+    @property
+    def line(self) -> str:
+        """The line that says where the report is."""
+        return f"report    {self.path or 'was not written, as the note above says'}"
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -19,6 +19,7 @@ _MANIFEST = (
     "attention_reason",
     "kernels",
     "shares_prefixes",
+    "beside",
     "seed",
     "threads",
     "world_size",

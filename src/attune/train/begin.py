@@ -41,6 +41,7 @@ def facts_of(config: Config, prepared: Prepared, *, vocabulary: int, plan: Probe
     train, steps = config.train, int(config.train.steps)
     tokenizer = prepared.template.tokenizer
     references = [tokenizer.encode(question.reference) for question in plan.questions] if plan else []
+    openings = [tokenizer.encode(question.reference) for question in plan.openings] if plan else []
     limit = plan.max_new_tokens if plan else 0
     return Facts(
         vocabulary=vocabulary,
@@ -55,7 +56,7 @@ def facts_of(config: Config, prepared: Prepared, *, vocabulary: int, plan: Probe
         is_structured=bool(structure_of_answers(prepared.valid_examples)),
         reference_finish=float(np.mean([len(ids) < limit for ids in references])) if references else 1.0,
         releases=train.gradient_release,
-        reference_opener=tokenizer.decode(commonest_opener(references)[0]) if references else "",
+        reference_opener=tokenizer.decode(commonest_opener(openings)[0]) if openings else "",
     )
 
 

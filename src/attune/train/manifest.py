@@ -20,16 +20,14 @@ if TYPE_CHECKING:
 
 def write_start(run: RunFolder, inputs: Inputs, session: Session, command: str) -> None:
     """Write what is known before the first step: config, manifest, ledger, findings and coloured rows."""
+    from attune.train.handoff import describe_extras
     from attune.train.session import peek_environment
 
     config, prepared = inputs.config, inputs.prepared
     run.write_text("config.yaml", dump_yaml(config))
     run.write_lines(
         "ledger.jsonl",
-        [
-            {"summary": prepared.ledger},
-            *prepared.ledger_lines(),
-        ],
+        [{"summary": prepared.ledger}, *prepared.ledger_lines()],
     )
     run.write_json("findings.json", list(prepared.findings))
     run.write_lines("preview.jsonl", prepared.preview)
@@ -60,6 +58,7 @@ def write_start(run: RunFolder, inputs: Inputs, session: Session, command: str) 
             "attention_reason": session.attention.reason,
             "kernels": list(session.kernels),
             "shares_prefixes": session.shares,
+            "beside": describe_extras(config),
             "resolved": {key: {"value": value, "reason": reason} for key, (value, reason) in inputs.resolved.items()},
             **peek_environment(session.world),
         },

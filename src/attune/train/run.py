@@ -171,6 +171,7 @@ def _start(run: RunFolder, inputs: Inputs, tell: Listener) -> Session:
             "micro_tokens": inputs.config.train.micro_tokens,
             "learning_rate": inputs.config.train.learning_rate,
             "log_every": inputs.config.log.every,
+            "metric": inputs.config.early_stop.metric,
             "device": inputs.config.device,
             "precision": inputs.config.precision,
             "attention": attention.name,

@@ -15,7 +15,7 @@ from tests.evals.guards.histories import facts, probe, sound
 def alarms_of(*shares: float, before: dict[str, Any] | None = None, **changes: Any) -> list[dict[str, Alarm]]:
     """The alarms at validations where so many of 32 answers begin alike and one reference in ten does."""
     history, found = History(facts()), []
-    values = {"answers": 32, "reference_opener_share": 0.1, "opener": "Sure! Here is", **changes}
+    values = {"openings": 32, "reference_opener_share": 0.1, "opener": "Sure! Here is", **changes}
     history.add_probe(probe(0, **{**values, "opener": "The", "opener_share": 0.1, **(before or {})}))
     for number, share in enumerate(shares, start=1):
         history.add_probe(probe(10 * number, **values, opener_share=share))
@@ -62,15 +62,15 @@ def test_openers_of_labels_are_never_an_error() -> None:
             "opener_share": 1.0 if number else 0.2,
             "reference_opener_share": 0.3,
         }
-        history.add_probe(probe(10 * number, answers=32, **values))
+        history.add_probe(probe(10 * number, openings=32, **values))
     assert sound(after_validation(history))["opener-collapse"].severity == "warning"
 
 
 def test_few_answers_say_nothing() -> None:
     """Below eight answers neither openers nor references are judged."""
-    assert not alarms_of(1.0, answers=7, reference_opener_share=0.0)[-1]
-    assert alarms_of(1.0, answers=8, reference_opener_share=0.0)[-1]
-    assert not alarms_of(1.0, answers=7, reference_opener_share=1.0)[-1]
+    assert not alarms_of(1.0, openings=7, reference_opener_share=0.0)[-1]
+    assert alarms_of(1.0, openings=8, reference_opener_share=0.0)[-1]
+    assert not alarms_of(1.0, openings=7, reference_opener_share=1.0)[-1]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_references_that_open_alike_are_told_before_training(
 ) -> None:
     """Half of free-text references with the same words is a warning at step 0; structure opens alike by its nature."""
     history = History(facts(**changes))
-    history.add_probe(probe(0, answers=32, opener="The", opener_share=0.1, reference_opener_share=share))
+    history.add_probe(probe(0, openings=32, opener="The", opener_share=0.1, reference_opener_share=share))
     found = sound(after_validation(history))
     assert set(found) == ({"same-openers"} if raises else set())
 

@@ -58,7 +58,7 @@ GUARDS = {
             "opener-collapse",
             "error",
             "each validation",
-            "Answers begin with the same three tokens far more often than the references.",
+            "Answers, sampled at temperature 1, begin with the same three tokens far more often than the references.",
             "Share >= max(`opener_share`, `opener_times` x that of the references or of the base model), binomial p < "
             "`opener_p`. An error from `opener_error_share`, `opener_in_a_row` times in a row, on free text.",
         ),
@@ -76,7 +76,8 @@ GUARDS = {
             "warning",
             "each validation",
             "Answers repeat themselves or each other more than the references, and more than before training.",
-            "Distinct pairs, answers over references < `distinct_ratio`, or compression > `compression_ratio`.",
+            "Distinct pairs, answers over references < `distinct_ratio`, or compression > `compression_ratio`, in "
+            "`repetition_in_a_row` validations.",
         ),
         Guard(
             "G4",
@@ -93,7 +94,8 @@ GUARDS = {
             "warning",
             "each step",
             "Loss or gradient stand out from the steps before; the alarm names the rows. Only the gradient: an info.",
-            "Robust z of the logarithm over `spike_window` steps: both > `spike_both_z`, or one > `spike_one_z`; at "
+            "Robust z of the logarithm over `spike_window` steps: both > `spike_both_z`, loss > `spike_loss_z` or "
+            "gradient > `spike_norm_z`; at "
             "most `spike_most` alarms.",
         ),
         Guard(
@@ -135,7 +137,7 @@ GUARDS = {
             "warning",
             "each step",
             "Most gradients are clipped and the loss has not fallen. Where it has: an info.",
-            "Share of the last `spike_window` steps after warm-up > `clipped_share`.",
+            "Share of the last `clipped_window` steps after warm-up > `clipped_share`, and no fall of the loss.",
         ),
         Guard(
             "G8",

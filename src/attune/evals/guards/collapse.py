@@ -16,7 +16,7 @@ def collapse(history: History, probe: ProbeRecord) -> list[Alarm]:
     Source: Shaib et al. 2024, arXiv 2403.00553 (compression and distinct n-grams as measures of diversity).
     """
     found = [*_same_openers(history, probe)]
-    if probe.step and probe.answers >= history.thresholds.collapse_answers:
+    if probe.step and probe.openings >= history.thresholds.collapse_answers:
         found += [*_openers(history, probe), *_repetition(history, probe)]
     return found
 
@@ -29,7 +29,7 @@ def _has_words(opener: str) -> bool:
 def _same_openers(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
     """The references of free text begin alike: what is in the data will be in the model."""
     facts, least, share = history.facts, history.thresholds.reference_opener_share, probe.reference_opener_share
-    if share is None or share < least or facts.is_structured or probe.answers < history.thresholds.collapse_answers:
+    if share is None or share < least or facts.is_structured or probe.openings < history.thresholds.collapse_answers:
         return
     if facts.reference_opener and not _has_words(facts.reference_opener):
         return
@@ -57,9 +57,9 @@ def _excess(history: History, probe: ProbeRecord) -> float | None:
         expected = max(expected, start.opener_share or 0.0)
     if share < max(limits.opener_share, limits.opener_times * expected):
         return None
-    count = round(share * probe.answers)
+    count = round(share * probe.openings)
     # one answer in n is the least that n references can show of an opener
-    p = share_above(count, probe.answers, max(expected, 1 / probe.answers))
+    p = share_above(count, probe.openings, max(expected, 1 / probe.openings))
     return expected if p < limits.opener_p else None
 
 
@@ -82,15 +82,35 @@ def _openers(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
         "error" if is_error else "warning",
         figure=share,
         threshold=limits.opener_error_share if is_error else max(limits.opener_share, limits.opener_times * expected),
-        message=f"{round(share * probe.answers)} of {probe.answers} answers begin{opener}; references do so in at most "
-        f"{100 * (probe.reference_opener_share or 0.0):.0f} %.",
+        message=f"{round(share * probe.openings)} of {probe.openings} answers begin{opener}; references do so in at "
+        f"most {100 * (probe.reference_opener_share or 0.0):.0f} %.",
         fix=f"Read samples.jsonl. Fewer passes (--train.epochs), --train.learning_rate "
         f"{history.facts.learning_rate / 3:.1g}, or more varied rows; an earlier step may be better.",
     )
 
 
 def _repetition(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
-    """Answers are poorer than the references, and poorer than before training."""
+    """Answers are poorer than the references, and poorer than before training, in several validations in a row."""
+    limits = history.thresholds
+    last = [one for one in history.probes if one.step][-limits.repetition_in_a_row :]
+    found = [_poorer(history, one) for one in last]
+    if len(last) < limits.repetition_in_a_row or None in found or found[-1] is None:
+        return
+    figure, threshold, said = found[-1]
+    yield make_alarm(
+        "repetition",
+        probe.step,
+        "warning",
+        figure=figure,
+        threshold=threshold,
+        message=f"{said}, less varied than before training: they repeat themselves or each other.",
+        fix=f"Read samples.jsonl. Fewer passes (--train.epochs), --train.learning_rate "
+        f"{history.facts.learning_rate / 3:.1g}; a small set needs more rows.",
+    )
+
+
+def _poorer(history: History, probe: ProbeRecord) -> tuple[float, float, str] | None:
+    """Return by how much answers are poorer, the threshold and what that is in words; None if they are not."""
     limits, start = history.thresholds, history.probes[0]
     distinct = _ratio(probe.distinct_2, probe.reference_distinct_2)
     dense = _ratio(probe.compression, probe.reference_compression)
@@ -102,23 +122,11 @@ def _repetition(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
     if before is not None and before.compression is not None and probe.compression is not None:
         by_compression = by_compression and probe.compression > before.compression
     if by_distinct and distinct is not None:
-        figure, threshold = distinct, limits.distinct_ratio
         said = f"Answers hold {100 * distinct:.0f} % of the different word pairs of the references"
-    elif by_compression and dense is not None:
-        figure, threshold = dense, limits.compression_ratio
-        said = f"Answers compress {dense:.1f} times as well as the references"
-    else:
-        return
-    yield make_alarm(
-        "repetition",
-        probe.step,
-        "warning",
-        figure=figure,
-        threshold=threshold,
-        message=f"{said}, less varied than before training: they repeat themselves or each other.",
-        fix=f"Read samples.jsonl. Fewer passes (--train.epochs), --train.learning_rate "
-        f"{history.facts.learning_rate / 3:.1g}; a small set needs more rows.",
-    )
+        return distinct, limits.distinct_ratio, said
+    if by_compression and dense is not None:
+        return dense, limits.compression_ratio, f"Answers compress {dense:.1f} times as well as the references"
+    return None
 
 
 def _ratio(value: float | None, reference: float | None) -> float | None:

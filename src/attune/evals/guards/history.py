@@ -81,7 +81,7 @@ class History:
         self.smooth_loss = math.nan  # moving average, as its first values alone would have it (bias corrected)
         self.spike: Spike | None = None  # of the last step
         self.num_spikes = 0
-        self.clipped: deque[bool] = deque(maxlen=thresholds.spike_window)  # of the steps after warm-up
+        self.clipped: deque[bool] = deque(maxlen=thresholds.clipped_window)  # of the steps after warm-up
         self.recent: deque[float] = deque(maxlen=thresholds.recent_steps)  # losses
         self.validations: list[Validation] = []
         self.probes: list[ProbeRecord] = []
@@ -120,7 +120,8 @@ class History:
             norm_z, _ = robust_z(log_norm, self._log_norms, limits.spike_least_deviation)
             if record.loss - math.exp(median) < limits.spike_least_rise:
                 loss_z = min(loss_z, 0.0)
-            if max(loss_z, norm_z) > limits.spike_one_z or min(loss_z, norm_z) > limits.spike_both_z:
+            is_one = loss_z > limits.spike_loss_z or norm_z > limits.spike_norm_z
+            if is_one or min(loss_z, norm_z) > limits.spike_both_z:
                 self.spike = Spike(loss_z, norm_z, math.exp(median))
                 self.num_spikes += 1
         self._log_losses.append(log_loss)

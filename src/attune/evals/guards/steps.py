@@ -48,7 +48,7 @@ def _divergence(history: History, record: StepRecord) -> Iterator[Alarm]:
     start, now = history.start_loss, min(history.smooth_loss, median(history.recent))
     guessing = limits.uniform_share * math.log(facts.vocabulary)
     is_above_start = now > start + limits.divergence_rise
-    if not is_above_start and not (now > guessing and history.steps >= limits.spike_window):
+    if not is_above_start and not (now > guessing and history.steps >= limits.clipped_window):
         return
     fall = f"--train.learning_rate {facts.learning_rate / 3:.1g} instead of {facts.learning_rate:.2g}"
     yield make_alarm(
@@ -77,18 +77,17 @@ def _clipping(history: History, record: StepRecord) -> Iterator[Alarm]:
     share = sum(clipped) / len(clipped)
     if share <= limits.clipped_share:
         return
-    fell = history.smooth_loss < (1 - limits.clipped_fall) * history.start_loss
+    if history.smooth_loss < (1 - limits.clipped_fall) * history.start_loss:
+        return  # harmless as long as the loss falls: AdamW scales steps by itself
     yield make_alarm(
         "clipping",
         record.step,
-        "info" if fell else "warning",
+        "warning",
         figure=share,
         threshold=limits.clipped_share,
         message=f"{100 * share:.0f} % of the last {len(clipped)} gradients were longer than train.clip "
-        f"({history.facts.clip:g}) and were scaled down; the loss has {'' if fell else 'not '}fallen since the start.",
-        fix="Harmless as long as the loss falls: AdamW scales steps by itself."
-        if fell
-        else f"--train.learning_rate {history.facts.learning_rate / 3:.1g}, or more rows a step (--train.batch_rows).",
+        f"({history.facts.clip:g}) and were scaled down; the loss has not fallen since the start.",
+        fix=f"--train.learning_rate {history.facts.learning_rate / 3:.1g}, or more rows a step (--train.batch_rows).",
     )
 
 
@@ -96,13 +95,14 @@ def _spike(spike: Spike, record: StepRecord, history: History) -> Alarm:
     """G5: a step that stands out; a gradient alone is clipped and does little harm."""
     limits = history.thresholds
     both = min(spike.loss_z, spike.norm_z) > limits.spike_both_z
-    only_norm = not both and spike.loss_z <= limits.spike_one_z
+    only_norm = not both and spike.loss_z <= limits.spike_loss_z
+    one = limits.spike_norm_z if only_norm else limits.spike_loss_z
     return make_alarm(
         "spike",
         record.step,
         "info" if only_norm else "warning",
-        figure=min(spike.loss_z, spike.norm_z) if both else max(spike.loss_z, spike.norm_z),
-        threshold=limits.spike_both_z if both else limits.spike_one_z,
+        figure=min(spike.loss_z, spike.norm_z) if both else spike.norm_z if only_norm else spike.loss_z,
+        threshold=limits.spike_both_z if both else one,
         message=f"Step {record.step} stands out from the {limits.spike_window} before it: loss {record.loss:.3f} "
         f"(usually {spike.median:.3f}, {spike.loss_z:.0f} deviations), gradient norm {record.grad_norm:.3g} "
         f"({spike.norm_z:.0f} deviations).",

@@ -32,17 +32,19 @@ class Thresholds:
     reference_opener_share: float = 0.5  # of free-text references
     distinct_ratio: float = 0.6  # different pairs of words, answers over references
     compression_ratio: float = 1.5  # answers over references
-    collapse_answers: int = 8  # fewer answers say nothing
+    repetition_in_a_row: int = 3  # validations; a model that only begins to learn repeats itself for a while
+    collapse_answers: int = 8  # fewer sampled beginnings say nothing
     # G4 forgetting: general text, against the model before training
     general_rise: float = 0.1  # perplexity times 1.1
-    general_error_rise: float = 0.4  # perplexity times 1.5
+    general_error_rise: float = 0.7  # perplexity times 2
     general_kl: float = 0.1  # KL of the base model to the tuned one, per token
-    general_error_kl: float = 0.5
+    general_error_kl: float = 0.7
     # G5 spikes: against the last steps, in robust deviations of the logarithm
-    spike_window: int = 100  # steps that a step is compared with
-    spike_fewest: int = 20  # steps before which none is judged
-    spike_both_z: float = 6.0  # of loss and gradient norm at once
-    spike_one_z: float = 8.0  # of one of them
+    spike_window: int = 30  # steps that a step is compared with; more of them reach back to where the loss fell
+    spike_fewest: int = 15  # steps before which none is judged
+    spike_both_z: float = 4.0  # of loss and gradient norm at once
+    spike_loss_z: float = 5.0  # of the loss alone
+    spike_norm_z: float = 8.0  # of the gradient norm alone
     spike_least_deviation: float = 0.05  # of the logarithm: steadier runs are judged as if they varied so much
     spike_least_rise: float = 0.1  # of the loss above the median, less is no spike
     spike_most: int = 5  # alarms of a run; further spikes are counted
@@ -53,7 +55,8 @@ class Thresholds:
     recent_steps: int = 5  # whose median must agree with the average; the first ones' mean is the start without probes
     divergence_rise: float = 0.5  # of the average above the loss at the start
     uniform_share: float = 0.8  # of the loss of guessing evenly (ln of the vocabulary)
-    clipped_share: float = 0.5  # of the last steps whose gradient was clipped
+    clipped_window: int = 100  # steps that are looked at
+    clipped_share: float = 0.5  # of them whose gradient was clipped
     clipped_fall: float = 0.05  # of the loss at the start: a run whose loss fell so much is well in spite of it
     clipped_steps: int = 50  # steps after warm-up before which it is not judged
     # G8 wrong template: answers of some rows before training
