@@ -21,14 +21,15 @@ from benchmarks.guard_rows import (
     ticket,
 )
 
-Damage = Literal["valid", "general", "sure", "spent", "noise"]
+Damage = Literal["valid", "general", "sure", "spent", "idle", "noise"]
 Model = Literal["starter", "chat", "scrambled"]
 
 DAMAGES: Mapping[str, str] = {
     "valid": "validation loss above its lowest",
     "general": "loss on general text above that of the base model",
-    "sure": 'answers that begin with "Sure!"',
+    "sure": 'steps, each as the share of answers that begin with "Sure!"',
     "spent": "steps trained with the fault",
+    "idle": "steps trained after training answers are right to 98 %",
     "noise": "noisy rows trained on",
 }
 
@@ -98,7 +99,7 @@ def _sure(draw: Draw, *, clean_valid: bool) -> Rows:
 
 
 def _shuffled(draw: Draw) -> Rows:
-    rows = _labels(draw, 96, 64)
+    rows = _labels(draw, 96, 128)
     return Rows(shuffle_answers(draw.dice, rows.train), shuffle_answers(draw.dice, rows.valid))
 
 
@@ -132,8 +133,15 @@ SICK = (
         lambda draw: _letters(draw, 50, 64),
         _steps(64, 8, 4, 5e-4),
         ("overfit",),
-        also=(("memorised",),),
         damage="valid",
+    ),
+    Case(
+        "memorised",
+        "48 tickets, 16 passes",
+        lambda draw: _tickets(draw, 48, 32),
+        _steps(96, 8, 6, 1e-3),
+        ("memorised",),
+        damage="idle",
     ),
     Case(
         "sure",
@@ -147,7 +155,7 @@ SICK = (
         "sure-clean-valid",
         '90 % of free-text answers begin with "Sure!", validation rows do not',
         lambda draw: _sure(draw, clean_valid=True),
-        _steps(48, 8, 2),
+        _steps(48, 8, 4),
         ("opener-collapse",),
         damage="sure",
     ),
@@ -155,7 +163,7 @@ SICK = (
         "shuffled-labels",
         "labels dealt out at random, in training and validation",
         _shuffled,
-        _steps(72, 8, 6, 1e-3),
+        _steps(96, 8, 4, 7e-4),
         ("overfit", "mismatch"),
         damage="valid",
     ),
@@ -248,7 +256,9 @@ SICK = (
 
 _TWO_PASSES = _steps(80, 8, 8)
 _ONE_PASS = _steps(50, 8, 5)
-_LORA = {**_TWO_PASSES, "adapter.kind": "lora"}
+# LoRA's default for a model this small, 2e-3, makes it forget: such a run is not clean
+_GENTLE = {"adapter.kind": "lora", "train.learning_rate": 5e-4}
+_LORA = {**_TWO_PASSES, **_GENTLE}
 
 CLEAN = (
     Case("tickets", "JSON, full", lambda draw: _tickets(draw, 320, 48), _TWO_PASSES),
@@ -259,7 +269,7 @@ CLEAN = (
     Case("letters-lora", "free text, LoRA", lambda draw: _letters(draw, 400, 48), {**_LORA, "train.steps": 64}),
     Case("chat", "JSON, a chat model", lambda draw: _tickets(draw, 320, 48), _TWO_PASSES, model="chat"),
     Case("text", "rows of --text, full", _from_file, _ONE_PASS, needs_text=True),
-    Case("text-lora", "rows of --text, LoRA", _from_file, {**_ONE_PASS, "adapter.kind": "lora"}, needs_text=True),
+    Case("text-lora", "rows of --text, LoRA", _from_file, {**_ONE_PASS, **_GENTLE}, needs_text=True),
 )  # fmt: skip
 
 CASES: Mapping[str, Case] = {case.name: case for case in (*SICK, *CLEAN)}

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ Line = Mapping[str, Any]
 Curve = list[tuple[float, float]]  # steps and the damage that is done by then
 
 CHAT_STEPS = 120
+KNOWN, SMOOTH = 0.98, 6  # share of learned tokens that are right, on average over so many steps
 COST_STEPS = 300
 
 
@@ -132,12 +134,30 @@ def damage_of(
         answers: dict[int, list[bool]] = {}
         for line in samples:
             answers.setdefault(line["step"], []).append(line["answer"].lstrip().startswith("Sure!"))
-        return [(step, sum(said) / len(said)) for step, said in sorted(answers.items())]
+        return summed([(step, sum(said) / len(said)) for step, said in sorted(answers.items())])
+    if case.damage == "idle":
+        right = [(line["step"], line["accuracy"]) for line in metrics if "loss" in line]
+        return summed([(0, 0.0), *((step, float(known >= KNOWN)) for step, known in smoothed(right))])
     if case.damage == "noise":
         return [(0, 0.0), *((step, float(count)) for count, step in enumerate(noisy, 1))]
     from benchmarks.guard_faults import POISONED_STEP
 
     return [(POISONED_STEP if case.fault == "nan" else 0, 0.0), (steps, 1.0)]
+
+
+def summed(shares: Sequence[tuple[float, float]]) -> Curve:
+    """Return the sum of a share over the steps so far, which changes in straight lines from step to step."""
+    found, total = [(shares[0][0], 0.0)] if shares else [], 0.0
+    for (before, low), (step, high) in pairwise(shares):
+        total += (step - before) * (low + high) / 2
+        found.append((step, total))
+    return found
+
+
+def smoothed(values: Sequence[tuple[float, float]]) -> Curve:
+    """Return each value as the mean of the last few."""
+    means = ([value for _, value in values[max(0, at - SMOOTH + 1) : at + 1]] for at in range(len(values)))
+    return [(step, sum(last) / len(last)) for (step, _), last in zip(values, means, strict=True)]
 
 
 def above_lowest(losses: Sequence[tuple[float, float]]) -> Curve:

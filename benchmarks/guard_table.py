@@ -14,7 +14,14 @@ from benchmarks.guard_runs import half_of
 Result = Mapping[str, Any]
 LEAST_SHARE = 0.95  # of the sick runs, in which a guard must have spoken before half the damage
 LEAST_CLEAN = 20  # clean runs that make a finding
-LEAST_DAMAGE = {"valid": 0.1, "general": 0.1, "sure": 0.3, "spent": 0.0, "noise": 0.0}  # below it a run is not sick
+LEAST_DAMAGE = {
+    "valid": 0.1,
+    "general": 0.1,
+    "sure": 4.0,
+    "spent": 0.0,
+    "idle": 4.0,
+    "noise": 0.0,
+}  # below it a run is not sick
 
 
 @dataclass(frozen=True, slots=True)

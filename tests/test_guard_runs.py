@@ -82,7 +82,10 @@ def test_damage_is_read_from_what_was_measured() -> None:
     metrics = [{"step": 0, "general_loss": 4.0}, {"step": 4, "general_loss": 3.9}, {"step": 8, "general_loss": 5.0}]
     assert damage_of(CASES["forgets"], metrics, [], steps=8) == [(0, 0.0), (4, 0.0), (8, 1.0)]
     samples = [{"step": 4, "answer": " Sure! Yes."}, {"step": 4, "answer": "No."}, {"step": 0, "answer": "Sure."}]
-    assert damage_of(CASES["sure"], [], samples, steps=8) == [(0, 0.0), (4, 0.5)]
+    assert damage_of(CASES["sure"], [], samples, steps=8) == [(0, 0.0), (4, 1.0)]
+    right = [{"step": step, "loss": 1.0, "accuracy": float(step > 4)} for step in range(1, 21)]
+    idle = damage_of(CASES["memorised"], right, [], steps=20)
+    assert idle[9:12] == [(9, 0.0), (10, 0.5), (11, 1.5)]
     assert damage_of(CASES["noisy-rows"], [], [], steps=9, noisy=[3, 7]) == [(0, 0.0), (3, 1.0), (7, 2.0)]
     assert half_of(damage_of(CASES["not-finite"], [], [], steps=32)) == 28
 
