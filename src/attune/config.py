@@ -136,7 +136,7 @@ class ReplayConfig(Section):
 
     source: str = Field(default="", description="A file of general rows or plain text, or self: texts that the model itself writes before training; empty: no replay.")
     share: Annotated[float, Field(gt=0, le=4)] = Field(default=0.5, description="Tokens of replay in a step, as a share of the step's tokens.")
-    weight: NonNegative = Field(default=1.0, description="Weight of the mean loss of replayed tokens beside that of the rows.")
+    weight: NonNegative | Auto = Field(default="auto", description="Weight of the mean loss of replayed tokens beside that of the rows; auto: 0 for self, whose texts say what the model knew and nothing new, 1 for a file.")
     kl: NonNegative | Auto = Field(default="auto", description="Weight of the mean divergence KL(base || tuned) on replayed tokens; auto: 1 for self, 0 for a file.")
     rows: Positive = Field(default=512, description="Texts that the model writes for self; most rows that are taken from a file.")
     max_tokens: Positive = Field(default=256, description="Longest replayed text in tokens; longer ones are cut into several.")

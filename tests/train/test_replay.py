@@ -18,7 +18,8 @@ from attune.model.divergence import top_log_probs
 from attune.model.folder import model_length
 from attune.model.load import load_model
 from attune.record import RunFolder
-from attune.train.replay import Replay, kl_of, prepare_replay
+from attune.train.defaults import replay_weights
+from attune.train.replay import Replay, prepare_replay
 from tests.tiny import write_model_folder, write_rows
 
 CHAT = (
@@ -224,11 +225,22 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str,
         case.replay()
 
 
-def test_the_divergence_is_on_where_the_model_wrote_the_texts() -> None:
-    """The weight is 1 for self and 0 for a file; a number is what it says."""
-    config = Config().replay
-    for source, wish, expected in (("self", "auto", 1.0), ("x.txt", "auto", 0.0), ("x.txt", 0.3, 0.3), ("self", 0, 0)):
-        assert kl_of(config.model_copy(update={"source": source, "kl": wish})) == expected
+@pytest.mark.parametrize(
+    ("source", "weight", "kl", "expected"),
+    [
+        ("self", "auto", "auto", (0.0, 1.0)),
+        ("self", "auto", 0.0, (1.0, 0.0)),
+        ("self", 0.5, "auto", (0.5, 1.0)),
+        ("x.txt", "auto", "auto", (1.0, 0.0)),
+        ("x.txt", "auto", 0.3, (1.0, 0.3)),
+    ],
+)
+def test_own_texts_hold_the_model_and_files_are_learned(
+    source: str, weight: float | str, kl: float | str, expected: tuple[float, float]
+) -> None:
+    """A number is what it says; auto never leaves both at 0."""
+    wish = Config().replay.model_copy(update={"source": source, "weight": weight, "kl": kl})
+    assert replay_weights(wish) == expected
 
 
 @pytest.mark.parametrize("damage", ["torn", "other"])

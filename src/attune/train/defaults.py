@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attune.config import Config
+from attune.config import Config, ReplayConfig
 from attune.data.corpus import Corpus
 from attune.data.stream import Stream
 
@@ -17,6 +17,7 @@ Resolved = dict[str, tuple[Any, str]]
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 MOST_STEPS = 20_000  # of a run that are looked at one by one
+SELF = "self"  # replay.source: texts that the model writes before training
 _DIVISIONS = 10  # validations and printed lines in a run
 
 
@@ -43,6 +44,16 @@ def learning_rate_for(kind: str, parameters: int) -> float:
     """
     full = min(max(2e-5 * math.sqrt(1e9 / max(parameters, 1)), 5e-6), 1e-3)
     return float(f"{full if kind == 'full' else min(10 * full, 5e-3):.2g}")
+
+
+def replay_weights(config: ReplayConfig) -> tuple[float, float]:
+    """Return the weights of loss and divergence on replayed tokens.
+
+    Where they are auto, what the model wrote itself holds it where it was, and a file is learned.
+    """
+    kl = float(config.source == SELF) if config.kl == "auto" else config.kl
+    weight = float(config.source != SELF or kl == 0) if config.weight == "auto" else config.weight
+    return weight, kl
 
 
 def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
@@ -89,12 +100,10 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
         every,
         f"about {_DIVISIONS} validations in {steps} steps" if facts.has_valid else "no validation rows",
     )
-    is_self = config.replay.source == "self"
-    settle(
-        "replay.kl",
-        1.0 if is_self else 0.0,
-        "texts of the base model say what it knew" if is_self else "no replay of the model's own texts",
-    )
+    weight, kl = replay_weights(config.replay)
+    why = "the model's own texts say what it knew" if config.replay.source == SELF else "no texts of the model's own"
+    settle("replay.weight", weight, why)
+    settle("replay.kl", kl, why)
     settle(
         "early_stop.metric",
         "val_exact_match" if facts.structured else "val_loss",

@@ -25,13 +25,12 @@ from attune.evals.basis import Machine, keep_base, read_base, write_base
 from attune.evals.general import read_general, text_start, write_texts, written_corpus
 from attune.model.divergence import TopK
 from attune.record import RunFolder
-from attune.train.defaults import step_tokens, stream_of
+from attune.train.defaults import SELF, replay_weights, step_tokens, stream_of
 from attune.train.room import needs_memory
 from attune.types import Batch, Encoded, Message, Place
 from attune.world import mix_seed
 
 TEXTS, BASE, NAME = "replay/texts.jsonl", "replay/base.safetensors", "replay"
-SELF = "self"
 _LOOKED_STEPS = 100  # of the run, to know how many tokens a step has
 
 
@@ -74,11 +73,6 @@ class Replay:
         return TopK(*(part[places] for part in self.base))
 
 
-def kl_of(config: ReplayConfig) -> float:
-    """Return the weight of the divergence on replayed tokens; auto: 1 for what the model wrote itself, 0 for a file."""
-    return (1.0 if config.source == SELF else 0.0) if config.kl == "auto" else config.kl
-
-
 def prepare_replay(config: Config, prepared: Prepared, model: nn.Module, run: RunFolder) -> Replay | None:
     """Return what is replayed in a run, None without replay.source; `model` is as it is before training.
 
@@ -89,8 +83,8 @@ def prepare_replay(config: Config, prepared: Prepared, model: nn.Module, run: Ru
     wish = config.replay
     if not wish.source:
         return None
-    kl = kl_of(wish)
-    _refuse(config, kl)
+    weight, kl = replay_weights(wish)
+    _refuse(config, weight, kl)
     notes: list[str] = []
     if not (run.path / TEXTS).is_file():
         with needs_memory("writing the texts to replay"):
@@ -107,12 +101,12 @@ def prepare_replay(config: Config, prepared: Prepared, model: nn.Module, run: Ru
     of_step = step_tokens(stream_of(prepared.train, config), min(config.train.steps, _LOOKED_STEPS)).mean()
     tokens = max(1, round(wish.share * float(of_step)))
     notes.append(_told(corpus, wish, tokens))
-    return Replay(corpus, base, tokens, wish.weight, kl, config.seed, tuple(notes))
+    return Replay(corpus, base, tokens, weight, kl, config.seed, tuple(notes))
 
 
-def _refuse(config: Config, kl: float) -> None:
+def _refuse(config: Config, weight: float, kl: float) -> None:
     """Raise ConfigError for settings with which replay does nothing or cannot be."""
-    if config.replay.weight == 0 and kl == 0:
+    if weight == 0 and kl == 0:
         raise ConfigError("replay.weight and replay.kl are both 0: replay would change nothing. Set one of them.")
     if config.train.gradient_release:
         raise ConfigError(
