@@ -249,7 +249,7 @@ SICK = (
         "uneven",
         "one-word answers, one in 17 of 250 words, two rows a step",
         _mixed_lengths,
-        _steps(16, 2, 8),
+        _steps(40, 2, 20),
         ("uneven-batches",),
     ),
 )

@@ -27,7 +27,7 @@ MEASURED_ROWS, VALID_ROWS = 64, 100
 WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "plain": ("full fine-tuning, learning rate 5e-4", {"train.learning_rate": 5e-4}),
     "lower-rate": ("full, learning rate 2e-4", {"train.learning_rate": 2e-4}),
-    "lora": ("LoRA of rank 16, learning rate 3e-3", {"adapter.kind": "lora", "train.learning_rate": 3e-3}),
+    "lora": ("LoRA of rank 16, learning rate 2e-3", {"adapter.kind": "lora", "train.learning_rate": 2e-3}),
     "lora-small": (
         "LoRA of rank 4, learning rate 3e-3",
         {"adapter.kind": "lora", "adapter.rank": 4, "adapter.alpha": 8.0, "train.learning_rate": 3e-3},

@@ -77,7 +77,7 @@ ANSWERING = (
     Watched(
         "openers",
         "Answers that begin alike",
-        "in three tokens",
+        "in three tokens, sampled",
         (("opener_share", "answers"),),
         reference="reference_opener_share",
         show=percent,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from attune.evals.guards.before import Start, before_training
+from attune.evals.guards.thresholds import DEFAULT
 from attune.types import Alarm
 from tests.evals.guards.histories import facts, sound
 
@@ -34,16 +35,20 @@ def test_a_sound_start_is_silent() -> None:
     assert alarms_of(template_loss={}, base_loss=None, stop_share=None, step_tokens=[]) == {}
 
 
+RATIO, PLAIN = 2 * DEFAULT.template_ratio, 2 * DEFAULT.template_plain_ratio  # the loss at them over one of 2
+LITTLE = 0.05 + DEFAULT.template_difference
+
+
 @pytest.mark.parametrize(
     ("losses", "severity", "flag"),
     [
-        ({"chatml": 2.19, "tokenizer": 2.0}, None, ""),
-        ({"chatml": 2.21, "tokenizer": 2.0}, "error", "--data.template auto"),
-        ({"chatml": 2.99, "plain": 2.0}, None, ""),
-        ({"chatml": 3.01, "plain": 2.0}, "warning", "--data.template plain"),
-        ({"chatml": 3.01, "tokenizer": 2.5, "plain": 2.0}, "error", "--data.template auto"),
-        ({"chatml": 0.09, "tokenizer": 0.05}, None, ""),
-        ({"chatml": 0.11, "tokenizer": 0.05}, "error", "--data.template auto"),
+        ({"chatml": RATIO - 0.01, "tokenizer": 2.0}, None, ""),
+        ({"chatml": RATIO + 0.01, "tokenizer": 2.0}, "error", "--data.template auto"),
+        ({"chatml": PLAIN - 0.01, "plain": 2.0}, None, ""),
+        ({"chatml": PLAIN + 0.01, "plain": 2.0}, "warning", "--data.template plain"),
+        ({"chatml": PLAIN + 0.01, "tokenizer": PLAIN / RATIO * 2, "plain": 2.0}, "error", "--data.template auto"),
+        ({"chatml": LITTLE - 0.01, "tokenizer": 0.05}, None, ""),
+        ({"chatml": LITTLE + 0.01, "tokenizer": 0.05}, "error", "--data.template auto"),
     ],
 )
 def test_wrong_template(losses: dict[str, float], severity: str | None, flag: str) -> None:
@@ -60,13 +65,22 @@ def test_a_template_is_not_compared_with_itself() -> None:
     assert alarms_of(template="tokenizer", template_loss={"tokenizer": 2.9, "plain": 2.0}) == {}
 
 
-@pytest.mark.parametrize(("share", "raises"), [(0.89, False), (0.91, True)])
-def test_strange_text(share: float, raises: bool) -> None:
+@pytest.mark.parametrize(("more", "raises"), [(-0.01, False), (0.01, True)])
+def test_strange_text(more: float, raises: bool) -> None:
     """A base loss near that of guessing is an error."""
-    assert ("strange-text" in alarms_of(base_loss=share * math.log(8192))) == raises
+    assert ("strange-text" in alarms_of(base_loss=(DEFAULT.start_share + more) * math.log(8192))) == raises
 
 
-@pytest.mark.parametrize(("share", "severity"), [(0.99, None), (0.989, "warning"), (0.899, "error"), (0.0, "error")])
+@pytest.mark.parametrize(
+    ("share", "severity"),
+    [
+        (DEFAULT.stop_rows_share, None),
+        (DEFAULT.stop_rows_share - 0.001, "warning"),
+        (DEFAULT.stop_rows_error_share, "warning"),
+        (DEFAULT.stop_rows_error_share - 0.001, "error"),
+        (0.0, "error"),
+    ],
+)
 def test_stop_not_taught(share: float, severity: str | None) -> None:
     """Rows that do not end with a learned stop token are a warning, many of them an error."""
     found = alarms_of(stop_share=share)
@@ -79,16 +93,32 @@ def test_mask(expected: int, found: int, raises: bool) -> None:
     assert ("mask" in alarms_of(mask_expected=expected, mask_found=found)) == raises
 
 
-@pytest.mark.parametrize(("share", "severity"), [(0.005, None), (0.006, "warning"), (0.05, "warning"), (0.06, "error")])
+@pytest.mark.parametrize(
+    ("share", "severity"),
+    [
+        (DEFAULT.lost_share, None),
+        (DEFAULT.lost_share + 0.001, "warning"),
+        (DEFAULT.lost_error_share, "warning"),
+        (DEFAULT.lost_error_share + 0.01, "error"),
+    ],
+)
 def test_truncation(share: float, severity: str | None) -> None:
     """Half a percent of lost learned tokens is a warning, five are an error."""
     found = alarms_of(lost_share=share, lost_stops=1)
     assert (found["truncation"].severity if found else None) == severity
 
 
+WIDTH = int(1000 * DEFAULT.uneven_variation)
+
+
 @pytest.mark.parametrize(
     ("tokens", "raises"),
-    [([50, 150, 50, 150], False), ([49, 151, 49, 151], True), ([1, 200, 1], False), ([0, 0, 0, 0], False)],
+    [
+        ([1000 - WIDTH, 1000 + WIDTH] * DEFAULT.uneven_steps, False),
+        ([999 - WIDTH, 1001 + WIDTH] * DEFAULT.uneven_steps, True),
+        ([1, 200, 1, *[200] * DEFAULT.uneven_steps][: DEFAULT.uneven_steps - 1], False),
+        ([0] * DEFAULT.uneven_steps, False),
+    ],
 )
 def test_uneven_batches(tokens: list[int], raises: bool) -> None:
     """A deviation of more than half the mean is told, if there are steps enough."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from attune.evals.guards.history import History
+from attune.evals.guards.thresholds import DEFAULT
 from attune.evals.guards.validations import after_validation
 from attune.types import Alarm
 from tests.evals.guards.histories import facts, probe, sound
 
 
 def alarms_of(*shares: float, before: dict[str, Any] | None = None, **changes: Any) -> list[dict[str, Alarm]]:
-    """The alarms at validations where so many of 32 answers begin alike and one reference in ten does."""
+    """The alarms at validations where so many of 32 sampled answers begin alike and one reference in ten does."""
     history, found = History(facts()), []
-    values = {"openings": 32, "reference_opener_share": 0.1, "opener": "Sure! Here is", **changes}
+    values = {"answers": 32, "openings": 32, "reference_opener_share": 0.1, "opener": "Sure! Here is", **changes}
     history.add_probe(probe(0, **{**values, "opener": "The", "opener_share": 0.1, **(before or {})}))
     for number, share in enumerate(shares, start=1):
         history.add_probe(probe(10 * number, **values, opener_share=share))
@@ -23,21 +25,23 @@ def alarms_of(*shares: float, before: dict[str, Any] | None = None, **changes: A
     return found
 
 
-@pytest.mark.parametrize(("count", "raises"), [(8, False), (9, True)])
-def test_openers_need_twice_the_share_and_a_small_p(count: int, raises: bool) -> None:
-    """Eight of 32 against 10 % have p = 0.012, nine 0.004."""
-    found = alarms_of(count / 32)[-1]
-    assert ("opener-collapse" in found) == raises
-    if raises:
-        assert found["opener-collapse"].severity == "warning"
-        assert found["opener-collapse"].threshold == 0.2
-        assert '"Sure! Here is"' in found["opener-collapse"].message
+@pytest.mark.parametrize(("openings", "expected"), [(32, 0.1), (32, 0.31), (400, 0.05)])
+def test_openers_need_a_share_above_the_references_and_a_small_p(openings: int, expected: float) -> None:
+    """Chance binds where 32 answers stand against 10 %, twice the references' 31 %, and the least share of many."""
+    least = max(DEFAULT.opener_share, DEFAULT.opener_times * expected)
 
+    def is_rare(count: int) -> bool:
+        return bool(stats.binomtest(count, openings, expected, alternative="greater").pvalue < DEFAULT.opener_p)
 
-@pytest.mark.parametrize(("count", "raises"), [(19, False), (20, True)])
-def test_openers_are_judged_by_the_references(count: int, raises: bool) -> None:
-    """Where 31 % of the references open alike, 62 % of the answers may."""
-    assert ("opener-collapse" in alarms_of(count / 32, reference_opener_share=0.31)[-1]) == raises
+    fewest = next(count for count in range(openings) if count / openings >= least and is_rare(count))
+    below, above = (
+        alarms_of(count / openings, openings=openings, reference_opener_share=expected)[-1]
+        for count in (fewest - 1, fewest)
+    )
+    assert not below
+    assert above["opener-collapse"].severity == "warning"
+    assert above["opener-collapse"].threshold == least
+    assert f'{fewest} of {openings} answers begin "Sure! Here is"' in above["opener-collapse"].message
 
 
 def test_openers_of_the_base_model_are_not_the_training() -> None:
@@ -47,10 +51,11 @@ def test_openers_of_the_base_model_are_not_the_training() -> None:
     assert alarms_of(0.9, before={**before, "opener": "I am"})[-1]
 
 
-@pytest.mark.parametrize(("shares", "severity"), [((0.5,), "warning"), ((0.4, 0.5), "warning"), ((0.5, 0.5), "error")])
-def test_half_of_the_answers_twice_in_a_row_is_an_error(shares: tuple[float, ...], severity: str) -> None:
+def test_half_of_the_answers_in_a_row_is_an_error() -> None:
     """A model may pass through the most frequent opener; staying there is collapse."""
-    assert alarms_of(*shares)[-1]["opener-collapse"].severity == severity
+    share, times = DEFAULT.opener_error_share, DEFAULT.opener_in_a_row
+    found = alarms_of(*[share] * (times - 1), share - 0.01, *[share] * times)
+    assert [alarms["opener-collapse"].severity for alarms in found] == ["warning"] * (2 * times - 1) + ["error"]
 
 
 def test_openers_of_labels_are_never_an_error() -> None:
@@ -62,22 +67,29 @@ def test_openers_of_labels_are_never_an_error() -> None:
             "opener_share": 1.0 if number else 0.2,
             "reference_opener_share": 0.3,
         }
-        history.add_probe(probe(10 * number, openings=32, **values))
+        history.add_probe(probe(10 * number, answers=32, openings=32, **values))
     assert sound(after_validation(history))["opener-collapse"].severity == "warning"
 
 
 def test_few_answers_say_nothing() -> None:
-    """Below eight answers neither openers nor references are judged."""
-    assert not alarms_of(1.0, openings=7, reference_opener_share=0.0)[-1]
-    assert alarms_of(1.0, openings=8, reference_opener_share=0.0)[-1]
-    assert not alarms_of(1.0, openings=7, reference_opener_share=1.0)[-1]
+    """Few sampled beginnings judge neither openers nor references, few whole answers no repetition."""
+    few, enough = DEFAULT.collapse_answers - 1, DEFAULT.collapse_answers
+    assert not alarms_of(1.0, openings=few, reference_opener_share=0.0)[-1]
+    assert set(alarms_of(1.0, openings=enough, answers=few, reference_opener_share=0.0)[-1]) == {"opener-collapse"}
+    assert not alarms_of(1.0, openings=few, reference_opener_share=1.0)[-1]
+    poor = {"distinct_2": 0.9 * DEFAULT.distinct_ratio, "reference_distinct_2": 1.0}
+    times = [0.1] * DEFAULT.repetition_in_a_row
+    assert not alarms_of(*times, before={"distinct_2": 1.0}, answers=few, **poor)[-1]
+    assert set(alarms_of(*times, before={"distinct_2": 1.0}, answers=enough, openings=few, **poor)[-1]) == {
+        "repetition"
+    }
 
 
 @pytest.mark.parametrize(
     ("share", "changes", "raises"),
     [
-        (0.49, {}, False),
-        (0.5, {}, True),
+        (DEFAULT.reference_opener_share - 0.01, {}, False),
+        (DEFAULT.reference_opener_share, {}, True),
         (0.9, {"is_structured": True}, False),
         (0.9, {"reference_opener": '{"product":"'}, False),
         (0.9, {"reference_opener": "```python\n"}, False),
@@ -98,21 +110,38 @@ def test_references_that_open_alike_are_told_before_training(
 @pytest.mark.parametrize(
     ("changes", "raises"),
     [
-        ({"distinct_2": 0.61, "reference_distinct_2": 1.0}, False),
-        ({"distinct_2": 0.59, "reference_distinct_2": 1.0}, True),
-        ({"compression": 2.99, "reference_compression": 2.0}, False),
-        ({"compression": 3.01, "reference_compression": 2.0}, True),
-        ({"compression": 3.01, "reference_compression": 0.0}, False),
+        ({"distinct_2": DEFAULT.distinct_ratio + 0.01, "reference_distinct_2": 1.0}, False),
+        ({"distinct_2": DEFAULT.distinct_ratio - 0.01, "reference_distinct_2": 1.0}, True),
+        ({"compression": 2 * DEFAULT.compression_ratio - 0.01, "reference_compression": 2.0}, False),
+        ({"compression": 2 * DEFAULT.compression_ratio + 0.01, "reference_compression": 2.0}, True),
+        ({"compression": 2 * DEFAULT.compression_ratio + 0.01, "reference_compression": 0.0}, False),
     ],
 )
 def test_repetition(changes: dict[str, Any], raises: bool) -> None:
     """Answers far poorer than the references are told, by either measure."""
     before = {name: 1.0 for name in changes if not name.startswith("reference")}
-    assert ("repetition" in alarms_of(0.1, before=before, **changes)[-1]) == raises
+    found = alarms_of(*[0.1] * DEFAULT.repetition_in_a_row, before=before, **changes)
+    assert ["repetition" in alarms for alarms in found] == [False] * (len(found) - 1) + [raises]
 
 
-@pytest.mark.parametrize(("before", "raises"), [(0.3, False), (0.5, True)])
-def test_repetition_of_the_base_model_is_not_the_training(before: float, raises: bool) -> None:
+def test_repetition_must_stay() -> None:
+    """A model that only begins to learn repeats itself for a while; one good validation begins the count anew."""
+    history, told, times = History(facts()), [], DEFAULT.repetition_in_a_row
+    poor, fair = DEFAULT.distinct_ratio - 0.01, DEFAULT.distinct_ratio + 0.01
+    for number, distinct in enumerate([1.0, *[poor] * (times - 1), fair, *[poor] * (times + 1)]):
+        history.add_probe(probe(10 * number, answers=32, distinct_2=distinct, reference_distinct_2=1.0))
+        told.append("repetition" in sound(after_validation(history)))
+    assert told == [False] * (2 * times) + [True, True]
+
+
+@pytest.mark.parametrize(("more", "raises"), [(-0.1, False), (0.1, True)])
+def test_repetition_of_the_base_model_is_not_the_training(more: float, raises: bool) -> None:
     """A model that repeated itself more before has improved."""
-    changes = {"distinct_2": 0.4, "reference_distinct_2": 1.0}
-    assert ("repetition" in alarms_of(0.1, before={"distinct_2": before}, **changes)[-1]) == raises
+    now = 0.7 * DEFAULT.distinct_ratio
+    found = alarms_of(
+        *[0.1] * DEFAULT.repetition_in_a_row,
+        before={"distinct_2": now + more},
+        distinct_2=now,
+        reference_distinct_2=1.0,
+    )
+    assert ("repetition" in found[-1]) == raises

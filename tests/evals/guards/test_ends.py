@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from attune.evals.guards.history import History
+from attune.evals.guards.thresholds import DEFAULT
 from attune.evals.guards.validations import after_validation
 from attune.types import Alarm
 from tests.evals.guards.histories import facts, probe, sound
+
+WARM, ERROR_WARM = round(100 * DEFAULT.stop_warm), round(100 * DEFAULT.stop_error_warm)  # of 100 steps
+RECALL, ERROR_RECALL = DEFAULT.stop_recall, DEFAULT.stop_error_recall
 
 
 def alarms_at(number: int, before: dict[str, Any] | None = None, **values: Any) -> dict[str, Alarm]:
@@ -23,12 +28,12 @@ def alarms_at(number: int, before: dict[str, Any] | None = None, **values: Any) 
 @pytest.mark.parametrize(
     ("number", "recall", "severity"),
     [
-        (29, 0.0, None),
-        (30, 0.89, "warning"),
-        (30, 0.91, None),
-        (49, 0.0, "warning"),
-        (50, 0.49, "error"),
-        (50, 0.51, "warning"),
+        (WARM - 1, 0.0, None),
+        (WARM, RECALL - 0.01, "warning"),
+        (WARM, RECALL, None),
+        (ERROR_WARM - 1, 0.0, "warning"),
+        (ERROR_WARM, ERROR_RECALL - 0.01, "error"),
+        (ERROR_WARM, ERROR_RECALL, "warning"),
     ],
 )
 def test_stop_recall_is_judged_once_it_could_be_learned(number: int, recall: float, severity: str | None) -> None:
@@ -39,20 +44,32 @@ def test_stop_recall_is_judged_once_it_could_be_learned(number: int, recall: flo
 
 def test_a_model_that_knew_how_to_stop_is_judged_at_once() -> None:
     """Unlearning the end needs no patience."""
-    assert alarms_at(1, {"stop_recall": 0.95}, stop_recall=0.4)["stop-not-learned"].severity == "error"
-    assert not alarms_at(1, {"stop_recall": 0.85}, stop_recall=0.4)
+    now = ERROR_RECALL - 0.1
+    assert alarms_at(1, {"stop_recall": RECALL}, stop_recall=now)["stop-not-learned"].severity == "error"
+    assert not alarms_at(1, {"stop_recall": RECALL - 0.05}, stop_recall=now)
+
+
+def _most_that_are_too_few(share: float) -> int:
+    """The most ends of 32 answers that are surely below a share."""
+    tests = (stats.binomtest(count, 32, share, alternative="less").pvalue < DEFAULT.finish_p for count in range(33))
+    return sum(tests) - 1
+
+
+FEW = _most_that_are_too_few(DEFAULT.finish_share)  # 25 of 32 against 0.9
+HALF = round(32 * DEFAULT.finish_error_share)
 
 
 @pytest.mark.parametrize(
     ("number", "finished", "recall", "due", "severity"),
     [
-        (50, 26, 0.0, 1.0, None),  # of 32: p = 0.09 against 0.9
-        (50, 25, 0.0, 1.0, "warning"),
-        (50, 15, 0.4, 1.0, "error"),
-        (50, 15, 0.95, 1.0, "warning"),
-        (49, 15, 0.4, 1.0, "warning"),
-        (29, 0, 0.4, 1.0, None),
-        (50, 15, 0.4, 0.5, None),  # half of the references are longer themselves
+        (ERROR_WARM, FEW + 1, 0.0, 1.0, None),
+        (ERROR_WARM, FEW, 0.0, 1.0, "warning"),
+        (ERROR_WARM, HALF, 0.4, 1.0, "warning"),
+        (ERROR_WARM, HALF - 1, 0.4, 1.0, "error"),
+        (ERROR_WARM, HALF - 1, RECALL, 1.0, "warning"),
+        (ERROR_WARM - 1, HALF - 1, 0.4, 1.0, "warning"),
+        (WARM - 1, 0, 0.4, 1.0, None),
+        (ERROR_WARM, HALF - 1, 0.4, 0.5, None),  # half of the references are longer themselves
     ],
 )
 def test_finish_rate(number: int, finished: int, recall: float, due: float, severity: str | None) -> None:
@@ -65,12 +82,16 @@ def test_finish_rate(number: int, finished: int, recall: float, due: float, seve
     }
     found = alarms_at(number, **values)
     assert (found["runs-on"].severity if "runs-on" in found else None) == severity
-    if severity == "warning" and recall > 0.9:
+    if severity == "warning" and recall >= RECALL:
         assert "circles" in found["runs-on"].message
 
 
+LEAK = DEFAULT.early_stops / 30
+
+
 @pytest.mark.parametrize(
-    ("leak", "before", "raises"), [(0.049, None, False), (0.051, None, True), (0.051, 0.06, False)]
+    ("leak", "before", "raises"),
+    [(LEAK - 0.001, None, False), (LEAK + 0.001, None, True), (LEAK + 0.001, LEAK + 0.01, False)],
 )
 def test_stop_leak(leak: float, before: float | None, raises: bool) -> None:
     """In answers of 31 tokens more than 0.05 a token is more than one stop and a half; the base model may do so."""

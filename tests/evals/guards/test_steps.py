@@ -29,31 +29,52 @@ def raised_by(history: History, loss: float, norm: float) -> dict[str, Alarm]:
     return sound(after_step(history))
 
 
+BOTH, LOSS, NORM = DEFAULT.spike_both_z, DEFAULT.spike_loss_z, DEFAULT.spike_norm_z
+
+
 @pytest.mark.parametrize(
-    ("loss_z", "norm_z", "severity"),
+    ("loss_z", "norm_z", "severity", "by"),
     [
-        (5.9, 7.9, None),
-        (6.1, 6.1, "warning"),
-        (7.9, 0.0, None),
-        (8.1, 0.0, "warning"),
-        (0.0, 8.1, "info"),
-        (8.1, 8.1, "warning"),
+        (BOTH - 0.1, NORM - 0.1, None, "both"),
+        (LOSS - 0.1, BOTH - 0.1, None, "both"),
+        (BOTH + 0.1, BOTH + 0.1, "warning", "both"),
+        (LOSS - 0.1, 0.0, None, "loss"),
+        (LOSS + 0.1, BOTH - 0.1, "warning", "loss"),
+        (0.0, NORM - 0.1, None, "norm"),
+        (BOTH - 0.1, NORM + 0.1, "info", "norm"),
+        (NORM + 0.1, NORM + 0.2, "warning", "both"),
     ],
 )
-def test_spike(loss_z: float, norm_z: float, severity: str | None) -> None:
+def test_spike(loss_z: float, norm_z: float, severity: str | None, by: str) -> None:
     """A step spikes with loss and gradient together, or more so with one; a gradient alone is only told."""
-    deviation = 1.4826 * np.median(np.abs(np.log(STEADY)))
-    found = raised_by(steady(40), float(np.exp(loss_z * deviation)), float(0.5 * np.exp(norm_z * deviation)))
+    before = np.log([STEADY[n % 5] for n in range(40)])[-DEFAULT.spike_window :]
+    middle = np.median(before)
+    deviation = max(1.4826 * np.median(np.abs(before - middle)), DEFAULT.spike_least_deviation)
+    loss, norm = np.exp(middle + loss_z * deviation), 0.5 * np.exp(middle + norm_z * deviation)
+    found = raised_by(steady(40), float(loss), float(norm))
     assert (found["spike"].severity if found else None) == severity
     if found:
-        expected = min(loss_z, norm_z) if min(loss_z, norm_z) > 6 else max(loss_z, norm_z)
-        assert found["spike"].figure == pytest.approx(expected)
+        figures = {"both": min(loss_z, norm_z), "loss": loss_z, "norm": norm_z}
+        assert found["spike"].figure == pytest.approx(figures[by])
+        assert found["spike"].threshold == {"both": BOTH, "loss": LOSS, "norm": NORM}[by]
+
+
+@pytest.mark.parametrize(("since", "raises"), [(DEFAULT.spike_window // 2 - 1, False), (DEFAULT.spike_window, True)])
+def test_a_step_is_compared_with_the_last_ones_alone(since: int, raises: bool) -> None:
+    """Where the loss stood before it fell is not what is usual now; until it has fallen for long it still is."""
+    history = history_of(step(n + 1, 3 * STEADY[n % 5], 0.5) for n in range(200))
+    for number in range(since):
+        raised_by(history, STEADY[number % 5], 0.5)
+    assert ("spike" in raised_by(history, 2.0, 0.5)) == raises
 
 
 def test_no_spike_without_enough_steps_before_it() -> None:
     """What is usual must be known first."""
     assert not raised_by(steady(DEFAULT.spike_fewest - 1), 30.0, 30.0).get("spike")
-    assert raised_by(steady(DEFAULT.spike_fewest), 30.0, 30.0)["spike"].severity == "warning"
+    first, later = (raised_by(steady(count), 30.0, 30.0)["spike"] for count in (DEFAULT.spike_fewest, 200))
+    assert first.severity == "warning"
+    assert f"from the {DEFAULT.spike_fewest} before it" in first.message
+    assert f"from the {DEFAULT.spike_window} before it" in later.message
 
 
 def test_a_tiny_loss_that_grows_is_no_spike() -> None:
@@ -93,9 +114,10 @@ def test_not_finite_with_gradient_release_says_what_was_done() -> None:
     assert "only weights whose gradient is finite" in found["not-finite"].message
 
 
-@pytest.mark.parametrize(("loss", "raises"), [(2.49, False), (2.51, True)])
-def test_divergence_is_above_the_start(loss: float, raises: bool) -> None:
+@pytest.mark.parametrize(("more", "raises"), [(-0.01, False), (0.01, True)])
+def test_divergence_is_above_the_start(more: float, raises: bool) -> None:
     """The average must exceed the loss before training by the threshold, after warm-up."""
+    loss = 2.0 + DEFAULT.divergence_rise + more
     history = history_of(warmup_steps=10)
     history.add_probe(probe(0, 2.0))
     names = []
@@ -114,21 +136,32 @@ def test_one_bad_step_is_no_divergence() -> None:
     assert history.smooth_loss > 5
 
 
-@pytest.mark.parametrize(("share", "raises"), [(0.79, False), (0.81, True)])
-def test_a_loss_near_guessing_is_divergence_after_long_enough(share: float, raises: bool) -> None:
+@pytest.mark.parametrize(("more", "raises"), [(-0.01, False), (0.01, True)])
+def test_a_loss_near_guessing_is_divergence_after_long_enough(more: float, raises: bool) -> None:
     """A model that began near guessing gets a hundred steps to learn something."""
-    loss = share * math.log(8192)
-    history = history_of(step(n, loss) for n in range(1, 100))
+    loss = (DEFAULT.uniform_share + more) * math.log(8192)
+    history = history_of(step(n, loss) for n in range(1, DEFAULT.clipped_window))
     assert not after_step(history)
     assert ("divergence" in raised_by(history, loss, 0.5)) == raises
 
 
-@pytest.mark.parametrize(("clipped", "slope", "severity"), [(50, 0, None), (51, 0, "warning"), (51, -0.01, "info")])
-def test_clipping(clipped: int, slope: float, severity: str | None) -> None:
-    """More than half of the steps after warm-up clipped is a warning where the loss has not fallen, else told."""
-    history = history_of(step(n, 3 + slope * n, 2.0) for n in range(1, 6))
-    for number in range(6, 106):
-        history.add_step(step(number, 3 + slope * number, 1.01 if number % 100 < clipped else 0.99))
+@pytest.mark.parametrize(
+    ("more", "fall", "severity"),
+    [
+        (0, 0.0, None),
+        (1, 0.0, "warning"),
+        (1, DEFAULT.clipped_fall - 0.002, "warning"),
+        (1, DEFAULT.clipped_fall + 0.002, None),
+    ],
+)
+def test_clipping(more: int, fall: float, severity: str | None) -> None:
+    """More than half of the steps after warm-up clipped is a warning where the loss has not fallen, else nothing."""
+    window, loss = DEFAULT.clipped_window, 3.0 * (1 - fall)
+    clipped = int(DEFAULT.clipped_share * window) + more
+    history = history_of(step(n, loss, 2.0) for n in range(1, 6))
+    history.add_probe(probe(0, 3.0))
+    for number in range(6, 6 + window):
+        history.add_step(step(number, loss, 1.01 if number % window < clipped else 0.99))
     found = sound(after_step(history))
     assert (found["clipping"].severity if found else None) == severity
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from attune.evals.guards.history import History
+from attune.evals.guards.thresholds import DEFAULT
 from attune.evals.guards.validations import after_validation
 from attune.types import Alarm
 from tests.evals.guards.histories import facts, probe, rows_around, sound, step, valid
@@ -35,23 +36,26 @@ def severities(found: list[dict[str, Alarm]], name: str) -> list[str | None]:
 
 
 def test_overfit_warns_once_sure_and_is_an_error_the_third_time() -> None:
-    """One sure rise is a warning, three in a row an error, and the best step is named."""
-    found = alarms_of([3.0, 1.0, 1.1, 1.2, 1.3, 1.4], spread=0.1)
-    assert severities(found, "overfit") == [None, None, "warning", "warning", "error", "error"]
+    """One sure rise is a warning, several in a row an error, and the best step is named."""
+    times = DEFAULT.overfit_in_a_row
+    found = alarms_of([3.0, 1.0, *(1.1 + number / 10 for number in range(times + 1))], spread=0.1)
+    assert severities(found, "overfit") == [None, None, *["warning"] * (times - 1), "error", "error"]
     assert "--train.steps 10" in found[-1]["overfit"].fix
-    assert found[-1]["overfit"].figure > 2
+    assert found[-1]["overfit"].figure > DEFAULT.overfit_z
 
 
-@pytest.mark.parametrize(("rise", "raises"), [(0.019, False), (0.021, True)])
-def test_overfit_needs_a_rise_worth_speaking_of(rise: float, raises: bool) -> None:
+@pytest.mark.parametrize(("more", "raises"), [(-0.001, False), (0.001, True)])
+def test_overfit_needs_a_rise_worth_speaking_of(more: float, raises: bool) -> None:
     """A rise below a fiftieth of the loss is none, however sure."""
-    assert ("overfit" in alarms_of([1.0, 1.0 + rise])[-1]) == raises
+    assert ("overfit" in alarms_of([1.0, 1.0 + DEFAULT.overfit_rise + more])[-1]) == raises
 
 
-@pytest.mark.parametrize(("last", "severity"), [(1.049, "warning"), (1.051, "error")])
-def test_overfit_error_needs_a_larger_rise(last: float, severity: str) -> None:
+@pytest.mark.parametrize(("more", "severity"), [(-0.001, "warning"), (0.001, "error")])
+def test_overfit_error_needs_a_larger_rise(more: float, severity: str) -> None:
     """A loss that stays a little above its best is no error."""
-    assert severities(alarms_of([1.0, 1.04, 1.04, last]), "overfit")[-1] == severity
+    some = 1 + (DEFAULT.overfit_rise + DEFAULT.overfit_error_rise) / 2
+    means = [1.0, *[some] * (DEFAULT.overfit_in_a_row - 1), 1 + DEFAULT.overfit_error_rise + more]
+    assert severities(alarms_of(means), "overfit")[-1] == severity
 
 
 @pytest.mark.parametrize(("spread", "severity"), [(0.24, "warning"), (0.05, "error")])
@@ -59,7 +63,7 @@ def test_overfit_error_must_be_surer(spread: float, severity: str) -> None:
     """Three validations that share a lucky best are no three proofs."""
     found = alarms_of([1.0, 1.2, 1.2, 1.2], spread=spread)[-1]["overfit"]
     assert found.severity == severity
-    assert (found.figure > 3) == (severity == "error")
+    assert (found.figure > DEFAULT.overfit_error_z) == (severity == "error")
 
 
 @pytest.mark.parametrize(("spread", "raises"), [(0.5, False), (0.1, True)])
@@ -68,10 +72,10 @@ def test_overfit_needs_rows_that_agree(spread: float, raises: bool) -> None:
     assert ("overfit" in alarms_of([2.0, 1.0, 1.1], spread=spread)[-1]) == raises
 
 
-@pytest.mark.parametrize(("rows", "raises"), [(7, False), (8, True)])
-def test_overfit_needs_rows(rows: int, raises: bool) -> None:
+@pytest.mark.parametrize(("more", "raises"), [(-1, False), (0, True)])
+def test_overfit_needs_rows(more: int, raises: bool) -> None:
     """Fewer than eight rows say nothing."""
-    assert ("overfit" in alarms_of([1.0, 1.5], rows=rows)[-1]) == raises
+    assert ("overfit" in alarms_of([1.0, 1.5], rows=DEFAULT.overfit_rows + more)[-1]) == raises
 
 
 def test_overfit_is_silent_where_training_gets_worse_too() -> None:
@@ -102,53 +106,60 @@ def test_overfit_from_the_start_asks_for_the_rows() -> None:
     assert "attune check" in alarms_of([1.0, 1.5])[-1]["overfit"].fix
 
 
-@pytest.mark.parametrize(("last", "raises"), [(2.64, False), (2.66, True)])
-def test_mismatch_compares_what_both_sets_gain(last: float, raises: bool) -> None:
-    """Validation rows that gain less than 0.35 of what training rows gain are of another kind."""
+@pytest.mark.parametrize(("more", "raises"), [(0.01, False), (-0.01, True)])
+def test_mismatch_compares_what_both_sets_gain(more: float, raises: bool) -> None:
+    """Validation rows that gain less than a third of what training rows gain are of another kind."""
+    last = 3.0 - (DEFAULT.mismatch_share + more)
     assert ("mismatch" in alarms_of([3.0, last], train=[3.0, 2.0])[-1]) == raises
 
 
 def test_mismatch_needs_a_gain_and_is_judged_early() -> None:
     """Before anything is learned there is nothing to compare; after two passes a small gain may be overfitting."""
-    assert "mismatch" not in alarms_of([3.0, 3.0], train=[3.0, 2.71])[-1]
-    assert "mismatch" in alarms_of([3.0, 3.0], train=[3.0, 2.69])[-1]
+    fall = DEFAULT.mismatch_fall
+    assert "mismatch" not in alarms_of([3.0, 3.0], train=[3.0, 3.01 - fall])[-1]
+    assert "mismatch" in alarms_of([3.0, 3.0], train=[3.0, 2.99 - fall])[-1]
     assert "mismatch" not in alarms_of([3.0, 2.0, 3.0], train=[3.0, 2.0, 1.0])[-1]
 
 
-@pytest.mark.parametrize(("accuracy", "number", "raises"), [(0.979, 10, False), (0.98, 10, True), (0.99, 0, False)])
-def test_memorised(accuracy: float, number: int, raises: bool) -> None:
+@pytest.mark.parametrize(("more", "number", "raises"), [(-0.001, 10, False), (0.0, 10, True), (0.01, 0, False)])
+def test_memorised(more: float, number: int, raises: bool) -> None:
     """Training rows predicted without mistakes are told, once training has begun."""
     history = History(facts())
-    history.add_probe(probe(number, probe_accuracy=accuracy))
+    history.add_probe(probe(number, probe_accuracy=DEFAULT.memorised_accuracy + more))
     found = sound(after_validation(history))
     assert ("memorised" in found) == raises
     assert all(alarm.severity == "info" for alarm in found.values())
 
 
+RISE, KL = DEFAULT.general_rise, DEFAULT.general_kl
+ERROR_RISE, ERROR_KL = DEFAULT.general_error_rise, DEFAULT.general_error_kl
+
+
 @pytest.mark.parametrize(
-    ("loss", "kl", "severity", "figure"),
+    ("rise", "kl", "severity", "by"),
     [
-        (3.099, 0.099, None, None),
-        (3.101, 0.0, "warning", 0.101),
-        (3.0, 0.101, "warning", 0.101),
-        (3.399, 0.499, "warning", 0.399),
-        (3.401, 0.0, "error", 0.401),
-        (2.9, 0.501, "error", 0.501),
-        (None, 0.501, "error", 0.501),
-        (3.5, None, "error", 0.5),
-        (None, None, None, None),
+        (RISE - 0.001, KL - 0.001, None, ""),
+        (RISE + 0.001, 0.0, "warning", "rise"),
+        (0.0, KL + 0.001, "warning", "kl"),
+        (ERROR_RISE - 0.001, 0.0, "warning", "rise"),
+        (0.0, ERROR_KL - 0.001, "warning", "kl"),
+        (ERROR_RISE + 0.001, 0.0, "error", "rise"),
+        (-0.1, ERROR_KL + 0.001, "error", "kl"),
+        (None, ERROR_KL + 0.001, "error", "kl"),
+        (ERROR_RISE + 0.1, None, "error", "rise"),
+        (None, None, None, ""),
     ],
 )
-def test_forgetting(loss: float | None, kl: float | None, severity: str | None, figure: float | None) -> None:
+def test_forgetting(rise: float | None, kl: float | None, severity: str | None, by: str) -> None:
     """Either the loss of general text or the divergence on it is enough, and the worse of the two is the figure."""
     history = History(facts())
     history.add_probe(probe(0, general_loss=3.0, kl_general=0.0))
     assert not after_validation(history)
-    history.add_probe(probe(10, general_loss=loss, kl_general=kl))
+    history.add_probe(probe(10, general_loss=None if rise is None else 3.0 + rise, kl_general=kl))
     found = sound(after_validation(history))
     assert (found["forgetting"].severity if found else None) == severity
     if found:
-        assert found["forgetting"].figure == pytest.approx(figure)
+        assert found["forgetting"].figure == pytest.approx({"rise": rise, "kl": kl}[by])
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ GUARDS = {
             "warning",
             "each validation",
             "Answers repeat themselves or each other more than the references, and more than before training.",
-            "Distinct pairs, answers over references < `distinct_ratio`, or compression > `compression_ratio`, in "
-            "`repetition_in_a_row` validations.",
+            "Distinct pairs, answers over references < `distinct_ratio`, or compression > `compression_ratio`, "
+            "`repetition_in_a_row` times in a row.",
         ),
         Guard(
             "G4",
@@ -95,8 +95,7 @@ GUARDS = {
             "each step",
             "Loss or gradient stand out from the steps before; the alarm names the rows. Only the gradient: an info.",
             "Robust z of the logarithm over `spike_window` steps: both > `spike_both_z`, loss > `spike_loss_z` or "
-            "gradient > `spike_norm_z`; at "
-            "most `spike_most` alarms.",
+            "gradient > `spike_norm_z`; at most `spike_most` alarms.",
         ),
         Guard(
             "G5",
@@ -136,8 +135,9 @@ GUARDS = {
             "clipping",
             "warning",
             "each step",
-            "Most gradients are clipped and the loss has not fallen. Where it has: an info.",
-            "Share of the last `clipped_window` steps after warm-up > `clipped_share`, and no fall of the loss.",
+            "Most gradients are clipped and the loss has not fallen.",
+            "Share of the last `clipped_window` steps after warm-up > `clipped_share`, and a fall of the loss since "
+            "the start <= `clipped_fall` of it.",
         ),
         Guard(
             "G8",

@@ -15,9 +15,11 @@ def collapse(history: History, probe: ProbeRecord) -> list[Alarm]:
 
     Source: Shaib et al. 2024, arXiv 2403.00553 (compression and distinct n-grams as measures of diversity).
     """
-    found = [*_same_openers(history, probe)]
-    if probe.step and probe.openings >= history.thresholds.collapse_answers:
-        found += [*_openers(history, probe), *_repetition(history, probe)]
+    found, fewest = [*_same_openers(history, probe)], history.thresholds.collapse_answers
+    if probe.step and probe.openings >= fewest:
+        found += _openers(history, probe)
+    if probe.step and probe.answers >= fewest:
+        found += _repetition(history, probe)
     return found
 
 

@@ -97,13 +97,14 @@ def _spike(spike: Spike, record: StepRecord, history: History) -> Alarm:
     both = min(spike.loss_z, spike.norm_z) > limits.spike_both_z
     only_norm = not both and spike.loss_z <= limits.spike_loss_z
     one = limits.spike_norm_z if only_norm else limits.spike_loss_z
+    before = min(limits.spike_window, history.steps - 1)
     return make_alarm(
         "spike",
         record.step,
         "info" if only_norm else "warning",
         figure=min(spike.loss_z, spike.norm_z) if both else spike.norm_z if only_norm else spike.loss_z,
         threshold=limits.spike_both_z if both else one,
-        message=f"Step {record.step} stands out from the {limits.spike_window} before it: loss {record.loss:.3f} "
+        message=f"Step {record.step} stands out from the {before} before it: loss {record.loss:.3f} "
         f"(usually {spike.median:.3f}, {spike.loss_z:.0f} deviations), gradient norm {record.grad_norm:.3g} "
         f"({spike.norm_z:.0f} deviations).",
         fix="Look at the rows named here: mend or drop what is damaged. If they are fine, lower --train.clip or "

@@ -33,7 +33,7 @@ class Thresholds:
     distinct_ratio: float = 0.6  # different pairs of words, answers over references
     compression_ratio: float = 1.5  # answers over references
     repetition_in_a_row: int = 3  # validations; a model that only begins to learn repeats itself for a while
-    collapse_answers: int = 8  # fewer sampled beginnings say nothing
+    collapse_answers: int = 8  # fewer answers, or sampled beginnings, say nothing
     # G4 forgetting: general text, against the model before training
     general_rise: float = 0.1  # perplexity times 1.1
     general_error_rise: float = 0.7  # perplexity times 2
