@@ -17,7 +17,7 @@ from attune.config import Config
 from attune.data.prepared import Prepared
 from attune.errors import CheckpointError
 from attune.evals.heldout import measure
-from attune.evals.probe_plan import ProbePlan, plan_probes
+from attune.evals.probe_plan import OPENINGS, ProbePlan, plan_probes
 from attune.evals.probes import Probes
 from attune.model.adapter import trainable_weights
 from attune.train.run import gather
@@ -82,6 +82,8 @@ def test_a_run_is_measured_beside_its_base(open_session: Open, kind: str, tmp_pa
     assert before.kl_general == pytest.approx(0, abs=1e-6)
     assert before.kl_task == pytest.approx(0, abs=1e-6)
     assert before.answers == len(lines) == 5
+    assert before.openings == len(probes.plan.openings) > before.answers
+    assert before.opener_share in [count / before.openings for count in range(1, before.openings + 1)]
     assert {line["system"] for line in lines} == {"base"}
     assert (tmp_path / "guards" / "base.safetensors").exists() == (kind == "full")
     train = probes._train
@@ -93,10 +95,14 @@ def test_a_run_is_measured_beside_its_base(open_session: Open, kind: str, tmp_pa
     assert after.probe_loss < before.probe_loss
     assert {line["system"] for line in lines} == {"tuned"}
     assert set(after.scores) >= {"exact_match", "stop_rate"}
-    again, others = open_probes(session, prepared, tmp_path).measure(6, micro_tokens=128)
-    assert others == lines
-    for name, value in figures(again).items():
-        assert value == (pytest.approx(getattr(after, name), rel=1e-4) if isinstance(value, float) else value), name
+    for room in (MICRO, 128):
+        again, others = open_probes(session, prepared, tmp_path).measure(6, micro_tokens=room)
+        assert others == lines
+        for name, value in figures(again).items():
+            if room != MICRO and name in {"opener", "opener_share"}:
+                continue  # what is drawn depends on the rows that are drawn together
+            expected = figures(after)[name]
+            assert value == (pytest.approx(expected, rel=1e-4) if isinstance(value, float) else expected), name
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
@@ -186,10 +192,11 @@ def test_without_validation_rows_or_prompts_the_rest_is_measured(open_session: O
     assert lines == []
     assert {record.kl_task, record.stop_recall, record.opener, record.finish_rate} == {None}
     assert record.general_loss is not None
-    assert record.answers == 0
+    assert (record.answers, record.openings) == (0, 0)
     session, prepared = open_session(**{"guards.prompts": 0})
     record, lines = open_probes(session, prepared, tmp_path / "mute").measure(0, micro_tokens=MICRO)
     assert lines == []
+    assert (record.answers, record.openings, record.opener_share) == (0, 0, None)
     assert record.stop_recall is not None
     text = tmp_path / "text.jsonl"
     words = ["".join(chr(97 + (7 * n + 5 * k * k) % 26) for k in range(30)) for n in range(26)]
@@ -256,3 +263,15 @@ def test_sizes_follow_the_share_of_compute(open_session: Open) -> None:
     assert planned(session, prepared, **autos, **steps, **{"valid.every": 300}) == plans[2]
     wish = planned(session, prepared, **{"guards.rows": 3, "guards.prompts": 2, "guards.max_new_tokens": 7})
     assert (len(wish.train_rows), len(wish.questions), wish.max_new_tokens) == (3, 2, 7)
+
+
+def test_openings_are_as_many_however_few_are_answered(open_session: Open) -> None:
+    """Of some 30 validation rows 24 are begun, be 2 or 8 or all of them answered to the end; without answers none."""
+    session, prepared = open_session(**{"data.valid_share": 0.5})
+    assert prepared.valid is not None and prepared.valid.num_rows > OPENINGS
+    every = prepared.valid.num_rows
+    plans = {count: planned(session, prepared, **{"guards.prompts": count}) for count in (2, 8, every, 0)}
+    assert [len(plan.questions) for plan in plans.values()] == list(plans)
+    assert [len(plan.openings) for plan in plans.values()] == [OPENINGS, OPENINGS, OPENINGS, 0]
+    assert len({question.place.line for question in plans[2].openings}) == OPENINGS
+    assert {q.place.line for q in plans[every].openings} < {q.place.line for q in plans[every].questions}

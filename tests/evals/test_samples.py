@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from attune.config import DataConfig
 from attune.data.encoding.template import ChatTemplate, open_template
 from attune.data.encoding.tokenizer import load_tokenizer
 from attune.data.prepare import read_examples
 from attune.evals.samples import answer, choose_questions, prepare_asked, sample_lines
+from attune.evals.wording import OPENER_TOKENS, commonest_opener
 from attune.model.generate import generate
 from attune.model.load import load_model
 from attune.types import Example, Message
@@ -67,7 +69,7 @@ def test_answers_are_greedy_and_their_figures_their_own(
     """Answers are those of `generate`; lengths, ends and scores are counted from them."""
     model = load_model(folder)
     questions = choose_questions(examples, template, count=6, context=256, seed=0)
-    asked = prepare_asked(questions, template, max_new_tokens=24, schema=None)
+    asked = prepare_asked(questions, template, openings=questions, max_new_tokens=24, schema=None)
     found = answer(model, asked, template, micro_tokens=100)
     made = generate(model, [q.prompt_ids for q in questions], stop_ids=template.stop_ids, max_new_tokens=24)
     assert found.texts == tuple(template.tokenizer.decode(one.tokens) for one in made)
@@ -90,8 +92,55 @@ def test_long_references_do_not_count_as_unfinished(
     """Where no reference would end within the limit, nothing is said of how many answers do."""
     model = load_model(folder)
     questions = choose_questions(examples, template, count=6, context=256, seed=0)
-    asked = prepare_asked(questions, template, max_new_tokens=2, schema=None)
+    asked = prepare_asked(questions, template, openings=questions, max_new_tokens=2, schema=None)
     assert not any(asked.fits)
     found = answer(model, asked, template, micro_tokens=4096)
     assert found.finish_rate is None
     assert found.reference.tokens == 2
+
+
+def test_openings_are_sampled_the_same_each_time(
+    folder: Path, examples: Sequence[Example], template: ChatTemplate
+) -> None:
+    """Beginnings are drawn at temperature 1 by a seed of their own, counted over all openings, and disturb nothing."""
+    model = load_model(folder)
+    many = choose_questions(examples, template, count=24, context=256, seed=0)
+    questions = many[::6]
+    asked = prepare_asked(questions, template, openings=many, max_new_tokens=12, schema=None)
+    few = prepare_asked(questions, template, openings=many[:5], max_new_tokens=12, schema=None)
+    found = []
+    for seed, given in ((1, asked), (2, asked), (3, few)):
+        torch.manual_seed(seed)
+        random = torch.get_rng_state()
+        found.append(answer(model, given, template, micro_tokens=4096))
+        assert torch.equal(torch.get_rng_state(), random)
+    assert found[0] == found[1]
+    assert [one.openings for one in found] == [24, 24, 5]
+    assert found[2].texts == found[0].texts, "answers are greedy whatever is sampled beside them"
+    assert found[2].wording == found[0].wording
+
+    def begun(temperature: float) -> tuple[tuple[int, ...], float]:
+        """The commonest opener of all prompts at a temperature."""
+        prompts, stops = [question.prompt_ids for question in many], template.stop_ids
+        made = generate(model, prompts, stop_ids=stops, max_new_tokens=OPENER_TOKENS, temperature=temperature)
+        return commonest_opener([one.tokens for one in made])
+
+    assert found[0].opening == begun(1.0)
+    assert found[0].opening[1] < begun(0.0)[1], "a model that knows nothing says the likeliest again and again"
+
+
+def test_openings_of_references_are_counted_over_the_same_prompts(
+    folder: Path, examples: Sequence[Example], template: ChatTemplate
+) -> None:
+    """Three of five references that begin alike are 0.6, whichever prompts are answered as a whole."""
+    texts = ["Sure, it is", "No.", "Sure, why not", "Maybe", "Surprise"]
+    told = [
+        replace(one, messages=(Message("user", "x"), Message("assistant", text)))
+        for one, text in zip(examples, texts, strict=False)
+    ]
+    many = choose_questions(told, template, count=5, context=256, seed=0)
+    asked = prepare_asked(many[1:3], template, openings=many, max_new_tokens=4, schema=None)
+    found = answer(load_model(folder), asked, template, micro_tokens=4096)
+    assert (len(found.texts), found.openings) == (2, 5)
+    assert found.reference_opening == (tuple(template.tokenizer.encode("Sur")), 3 / 5)
+    assert found.opening[1] * 5 == pytest.approx(round(found.opening[1] * 5))

@@ -115,6 +115,7 @@ def test_answers_stand_beside_the_references(facts: Facts) -> None:
     assert curve(openers, "references")["y"][0] == 0.98
     assert curve(openers, "base model")["y"] == [0.22, 0.22]
     assert openers.header == ("Step", "Answers", "References")
+    assert "sampled" in openers.unit
     assert [trace["name"] for trace in charts["scores"].plot["data"]] == ["Valid JSON", "Fields right"]
 
 

@@ -51,8 +51,8 @@ def test_a_model_that_knew_how_to_stop_is_judged_at_once() -> None:
 
 def _most_that_are_too_few(share: float) -> int:
     """The most ends of 32 answers that are surely below a share."""
-    tests = (stats.binomtest(count, 32, share, alternative="less").pvalue < DEFAULT.finish_p for count in range(33))
-    return sum(tests) - 1
+    p_values = [stats.binomtest(count, 32, share, alternative="less").pvalue for count in range(33)]
+    return max(count for count, p in enumerate(p_values) if p < DEFAULT.finish_p)
 
 
 FEW = _most_that_are_too_few(DEFAULT.finish_share)  # 25 of 32 against 0.9
