@@ -60,8 +60,8 @@ def test_overfit_error_needs_a_larger_rise(more: float, severity: str) -> None:
 
 @pytest.mark.parametrize(("spread", "severity"), [(0.24, "warning"), (0.05, "error")])
 def test_overfit_error_must_be_surer(spread: float, severity: str) -> None:
-    """Three validations that share a lucky best are no three proofs."""
-    found = alarms_of([1.0, 1.2, 1.2, 1.2], spread=spread)[-1]["overfit"]
+    """Several validations that share a lucky best are no three proofs."""
+    found = alarms_of([1.0, *[1.2] * DEFAULT.overfit_in_a_row], spread=spread)[-1]["overfit"]
     assert found.severity == severity
     assert (found.figure > DEFAULT.overfit_error_z) == (severity == "error")
 
@@ -85,17 +85,18 @@ def test_overfit_is_silent_where_training_gets_worse_too() -> None:
 
 
 def test_overfit_begins_anew_after_a_better_validation() -> None:
-    """Three in a row means without a pause."""
-    found = alarms_of([1.0, 1.2, 1.2, 0.9, 1.1, 1.1, 1.1])
-    expected = [None, "warning", "warning", None, "warning", "warning", "error"]
-    assert severities(found, "overfit") == expected
+    """In a row means without a pause."""
+    times = DEFAULT.overfit_in_a_row
+    found = alarms_of([1.0, *[1.2] * (times - 1), 0.9, *[1.1] * times])
+    warned = ["warning"] * (times - 1)
+    assert severities(found, "overfit") == [None, *warned, None, *warned, "error"]
 
 
 @pytest.mark.parametrize(("metric", "severity"), [("val_loss", "error"), ("field_accuracy", "warning")])
 def test_a_task_metric_that_holds_outranks_the_loss(metric: str, severity: str) -> None:
     """Where answers are still as good, a rising loss is only a warning."""
     history = History(facts(metric=metric))
-    for number, mean in enumerate([1.0, 1.2, 1.2, 1.2]):
+    for number, mean in enumerate([1.0, *[1.2] * DEFAULT.overfit_in_a_row]):
         history.add_valid(valid(10 * number, mean), rows_around(mean))
         history.add_probe(probe(10 * number, 1 - 0.1 * number, scores={"field_accuracy": 0.5 + 0.1 * number}))
     assert sound(after_validation(history))["overfit"].severity == severity
