@@ -163,7 +163,7 @@ SICK = (
         "shuffled-labels",
         "labels dealt out at random, in training and validation",
         _shuffled,
-        _steps(96, 8, 4, 7e-4),
+        _steps(144, 8, 4, 7e-4),
         ("overfit", "mismatch"),
         damage="valid",
     ),

@@ -33,14 +33,14 @@ WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"adapter.kind": "lora", "adapter.rank": 4, "adapter.alpha": 8.0, "train.learning_rate": 3e-3},
     ),
     "replay": ("as plain, with replay of a file", {"train.learning_rate": 5e-4, "replay.source": "FILE"}),
-    "self": (
-        "as plain, with self-replay, no KL",
+    "self": ("as plain, with self-replay (by KL, the default)", {"train.learning_rate": 5e-4, "replay.source": "self"}),
+    "self-text": (
+        "as plain, with self-replay, its texts learned, no KL",
         {"train.learning_rate": 5e-4, "replay.source": "self", "replay.kl": 0.0},
     ),
-    "self-kl": ("as plain, with self-replay and KL", {"train.learning_rate": 5e-4, "replay.source": "self"}),
-    "self-only-kl": (
-        "as plain, with self-replay, KL alone",
-        {"train.learning_rate": 5e-4, "replay.source": "self", "replay.weight": 0.0},
+    "self-both": (
+        "as plain, with self-replay, learned and by KL",
+        {"train.learning_rate": 5e-4, "replay.source": "self", "replay.weight": 1.0},
     ),
     "file-kl": (
         "as plain, with replay of a file and KL",

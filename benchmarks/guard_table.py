@@ -65,10 +65,17 @@ def promises(case: Case) -> Iterator[tuple[str, ...]]:
 
 def tables(report: Result) -> str:
     """Return everything in Markdown."""
-    where = f"{report['device']}, torch {report['versions']['torch']}"
-    lines = [f"Measured on {where}, attune {report['versions']['attune']}.", "", "## Sick runs", ""]
+    lines = [f"Measured on {devices(report)}, attune {report['versions']['attune']}.", "", "## Sick runs", ""]
     lines += [*sick_table(report), "", *remarks(report), "## Clean runs", "", *clean_table(report)]
     return "\n".join([*lines, *cost_table(report), *failures(report), ""])
+
+
+def devices(report: Result) -> str:
+    """Return on what the runs were computed, and how many on each."""
+    counts = Counter(run.get("device", report["device"]) for run in report["runs"].values())
+    if len(counts) < 2:
+        return f"{next(iter(counts), report['device'])}"
+    return " and ".join(f"{device} ({count} runs)" for device, count in counts.most_common())
 
 
 def sick_table(report: Result) -> list[str]:

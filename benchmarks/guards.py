@@ -116,7 +116,7 @@ def run_all(arguments: argparse.Namespace, report: Result, common: Result) -> No
         }
         for count, future in enumerate(as_completed(running), 1):
             key, result = running[future], future.result()
-            report["runs"][key] = result
+            report["runs"][key] = result | {"device": report["device"]}
             arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
             said = result.get("failed") or "; ".join(
                 f"{alarm['name']} {alarm['severity']} at {alarm['step']}" for alarm in result["alarms"]

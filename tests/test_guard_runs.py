@@ -172,7 +172,7 @@ def test_ways_are_compared_where_they_reach_the_same_score() -> None:
     assert common_level([{"points": points}, {"points": points[:2]}]) == 0.2
     gentle = reach([{**point, "general": 3.0 + 0.4 * (point["general"] - 3.0)} for point in points], 0.4)
     assert "by 60% at equal task score (1 seeds, 60% to 60%): at least half" in verdict(
-        {("plain", 0): found, ("self-kl", 0): gentle}
+        {("plain", 0): found, ("self", 0): gentle}
     )
 
 

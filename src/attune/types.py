@@ -139,8 +139,8 @@ class ValidRecord:
 class ProbeRecord:
     """What the guards measured at a validation; step 0 is the model before training. None: not measured.
 
-    Losses and divergences are in nats per token. Answers are greedy; `reference_` says the same of the references, in
-    what is said of beginnings of their first tokens.
+    Losses and divergences are in nats per token. Answers are greedy; a field that begins with `reference_` says the
+    same of the references.
     """
 
     step: int

@@ -29,6 +29,5 @@ def quickstart(*, out: Out = "auto", seed: Seed = 0, json: Json = False) -> None
         folder = RunFolder.open(document["run"])
         samples = folder.read_lines(f"eval/{document['eval']['name']}.jsonl")
         lines = [*evaluation_lines(document["eval"]), *sample_lines(samples), report.line]
-        screen.finish(
-            {**document, "report": str(report.path) if report.path else None}, [*lines, f"next      attune chat {folder.path} --compare"]
-        )
+        path = str(report.path) if report.path else None
+        screen.finish({**document, "report": path}, [*lines, f"next      attune chat {folder.path} --compare"])

@@ -178,8 +178,8 @@ GUARDS = {
             "error",
             "each validation",
             "Answers do not end by themselves. Where the stop token is learned (they repeat): a warning.",
-            "Share that end < `finish_share` x that of short enough references (error `finish_error_share`), binomial "
-            "p < `finish_p`.",
+            "Share that end < `finish_share` x that of short enough references (error `finish_error_share` "
+            "and a stop recall below `stop_error_recall`), binomial p < `finish_p`.",
         ),
         Guard(
             "G9",

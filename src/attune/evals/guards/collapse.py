@@ -84,8 +84,8 @@ def _openers(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
         "error" if is_error else "warning",
         figure=share,
         threshold=limits.opener_error_share if is_error else max(limits.opener_share, limits.opener_times * expected),
-        message=f"{round(share * probe.openings)} of {probe.openings} answers begin{opener}; references do so in at "
-        f"most {100 * (probe.reference_opener_share or 0.0):.0f} %.",
+        message=f"{round(share * probe.openings)} of {probe.openings} sampled answers begin{opener}; references do so "
+        f"in at most {100 * (probe.reference_opener_share or 0.0):.0f} %.",
         fix=f"Read samples.jsonl. Fewer passes (--train.epochs), --train.learning_rate "
         f"{history.facts.learning_rate / 3:.1g}, or more varied rows; an earlier step may be better.",
     )

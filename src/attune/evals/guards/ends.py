@@ -64,7 +64,8 @@ def _runs_on(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
     if worst is None or share_below(finished, probe.answers, limits.finish_share * due) >= limits.finish_p:
         return
     repeats = probe.stop_recall is not None and probe.stop_recall >= limits.stop_recall
-    is_error = worst == "error" and not repeats and probe.finish_rate < limits.finish_error_share * due
+    unlearned = probe.stop_recall is None or probe.stop_recall < limits.stop_error_recall
+    is_error = worst == "error" and unlearned and probe.finish_rate < limits.finish_error_share * due
     yield make_alarm(
         "runs-on",
         probe.step,
@@ -73,7 +74,7 @@ def _runs_on(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
         threshold=due * (limits.finish_error_share if is_error else limits.finish_share),
         message=f"{finished} of {probe.answers} answers end by themselves; {100 * due:.0f} % of the references are "
         "short enough to. "
-        + ("The stop token is learned, so they go in circles." if repeats else "The stop token is not learned."),
+        + ("The stop token is learned, so they go in circles." if repeats else "The stop token is not learned well."),
         fix="Read samples.jsonl. "
         + (
             f"Train longer, or --train.learning_rate {history.facts.learning_rate / 3:.1g} if they were better before."

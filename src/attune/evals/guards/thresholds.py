@@ -42,8 +42,8 @@ class Thresholds:
     # G5 spikes: against the last steps, in robust deviations of the logarithm
     spike_window: int = 30  # steps that a step is compared with; more of them reach back to where the loss fell
     spike_fewest: int = 15  # steps before which none is judged
-    spike_both_z: float = 4.0  # of loss and gradient norm at once
-    spike_loss_z: float = 5.0  # of the loss alone
+    spike_both_z: float = 4.5  # of loss and gradient norm at once
+    spike_loss_z: float = 5.5  # of the loss alone
     spike_norm_z: float = 8.0  # of the gradient norm alone
     spike_least_deviation: float = 0.05  # of the logarithm: steadier runs are judged as if they varied so much
     spike_least_rise: float = 0.1  # of the loss above the median, less is no spike
