@@ -15,7 +15,7 @@ from tests.evals.guards.histories import facts, probe, sound
 
 
 def alarms_of(*shares: float, before: dict[str, Any] | None = None, **changes: Any) -> list[dict[str, Alarm]]:
-    """The alarms at validations where so many of 32 sampled sampled answers begin alike and one reference in ten does."""
+    """The alarms at validations where so many of 32 sampled answers begin alike and one reference in ten does."""
     history, found = History(facts()), []
     values = {"answers": 32, "openings": 32, "reference_opener_share": 0.1, "opener": "Sure! Here is", **changes}
     history.add_probe(probe(0, **{**values, "opener": "The", "opener_share": 0.1, **(before or {})}))

@@ -17,9 +17,9 @@ WARM, ERROR_WARM = round(100 * DEFAULT.stop_warm), round(100 * DEFAULT.stop_erro
 RECALL, ERROR_RECALL = DEFAULT.stop_recall, DEFAULT.stop_error_recall
 
 
-def alarms_at(number: int, before: dict[str, Any] | None = None, **values: Any) -> dict[str, Alarm]:
-    """The alarms at a step of 100, of a run whose references are all short enough."""
-    history = History(facts(reference_finish=values.pop("reference_finish", 1.0)))
+def alarms_at(number: int, before: dict[str, Any] | None = None, *, of: int = 100, **values: Any) -> dict[str, Alarm]:
+    """The alarms at a step of some, of a run whose references are all short enough."""
+    history = History(facts(reference_finish=values.pop("reference_finish", 1.0), total_steps=of))
     history.add_probe(probe(0, **(before or {})))
     history.add_probe(probe(number, **values))
     return sound(after_validation(history))
@@ -47,6 +47,24 @@ def test_a_model_that_knew_how_to_stop_is_judged_at_once() -> None:
     now = ERROR_RECALL - 0.1
     assert alarms_at(1, {"stop_recall": RECALL}, stop_recall=now)["stop-not-learned"].severity == "error"
     assert not alarms_at(1, {"stop_recall": RECALL - 0.05}, stop_recall=now)
+
+
+@pytest.mark.parametrize(
+    ("number", "of", "knew", "raises"),
+    [
+        (3, 3, 0.0, False),
+        (3, 3, 1.0, True),
+        (DEFAULT.stop_fewest_steps - 1, DEFAULT.stop_fewest_steps, 0.0, False),
+        (DEFAULT.stop_fewest_steps, DEFAULT.stop_fewest_steps, 0.0, True),
+    ],
+)
+def test_a_few_steps_teach_no_end(number: int, of: int, knew: float, raises: bool) -> None:
+    """The last step of a very short run is no time to judge ends, unless the model knew them before."""
+    before = {"stop_recall": knew, "answers": 32, "finish_rate": knew}
+    found = alarms_at(number, before, of=of, stop_recall=0.0, answers=32, finish_rate=0.0)
+    assert {name: alarm.severity for name, alarm in found.items()} == (
+        {"stop-not-learned": "error", "runs-on": "error"} if raises else {}
+    )
 
 
 def _most_that_are_too_few(share: float) -> int:

@@ -84,6 +84,21 @@ def test_overfit_is_silent_where_training_gets_worse_too() -> None:
     assert "overfit" in alarms_of([2.0, 1.0, 1.5], train=[2.0, 1.0, 0.9])[-1]
 
 
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ([3.0, 0.00403, 0.00397], "while training loss went from 0.00403 to 0.00397: rows"),
+        ([3.0, 0.0040012, 0.0040011], "while training loss stays at 0.004: rows"),
+        ([3.0, 1.0, 0.5], "while training loss went from 1.000 to 0.500: rows"),
+    ],
+)
+def test_overfit_tells_losses_near_nothing_apart(train: list[float], said: str) -> None:
+    """Figures that are said to differ do, and those that do not are not said to."""
+    message = alarms_of([3.0, 0.01, 0.01025], train=train)[-1]["overfit"].message
+    assert "Validation loss is 0.0103, up from 0.01 at step 10" in message
+    assert said in message
+
+
 def test_overfit_begins_anew_after_a_better_validation() -> None:
     """In a row means without a pause."""
     times = DEFAULT.overfit_in_a_row

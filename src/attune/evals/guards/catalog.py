@@ -170,7 +170,7 @@ GUARDS = {
             "each validation",
             "After the last token of an answer the model does not expect its end.",
             "Share of validation answers where it does < `stop_recall` (error `stop_error_recall`), after `stop_warm` "
-            "of the steps.",
+            "of the steps and at least `stop_fewest_steps`; at once where it did before training.",
         ),
         Guard(
             "G9",
@@ -179,7 +179,8 @@ GUARDS = {
             "each validation",
             "Answers do not end by themselves. Where the stop token is learned (they repeat): a warning.",
             "Share that end < `finish_share` x that of short enough references (error `finish_error_share` "
-            "and a stop recall below `stop_error_recall`), binomial p < `finish_p`.",
+            "and a stop recall below `stop_error_recall`), binomial p < `finish_p`; from the same step on as "
+            "`stop-not-learned`.",
         ),
         Guard(
             "G9",

@@ -20,9 +20,11 @@ def ends(history: History, probe: ProbeRecord) -> list[Alarm]:
 def _worst(history: History, step: int, *, knew: bool) -> Severity | None:
     """Return the worst that may be said at a step: ends take time to learn, unless the model knew them before."""
     limits, share = history.thresholds, step / max(history.facts.total_steps, 1)
-    if knew or share >= limits.stop_error_warm:
+    if knew:
         return "error"
-    return "warning" if share >= limits.stop_warm else None
+    if step < limits.stop_fewest_steps or share < limits.stop_warm:
+        return None
+    return "error" if share >= limits.stop_error_warm else "warning"
 
 
 def _before(history: History) -> ProbeRecord | None:

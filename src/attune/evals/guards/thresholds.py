@@ -74,6 +74,7 @@ class Thresholds:
     finish_p: float = 0.05  # one-sided binomial test, as answers are few
     early_stops: float = 1.5  # stop tokens expected before an answer is over; 1 is the most that uncertainty explains
     stop_warm: float = 0.3  # share of the steps after which ends are judged; at once where the model knew them before
+    stop_fewest_steps: int = 10  # before which none is judged, as few steps teach no end; likewise
     stop_error_warm: float = 0.5  # share of the steps after which it can be an error
     # G11 truncation
     lost_share: float = 0.005  # of the learned tokens

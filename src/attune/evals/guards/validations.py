@@ -73,15 +73,26 @@ def _overfit(history: History, found: Validation) -> Iterator[Alarm]:
         "error" if is_error else "warning",
         figure=found.z,
         threshold=limits.overfit_error_z if is_error else limits.overfit_z,
-        message=f"Validation loss is {record.val_loss:.3f}, up from {best.val_loss:.3f} at step {best.step} (z "
-        f"{found.z:.1f} over {found.rows:,} rows), while training loss went from {before:.3f} to {now:.3f}: rows are "
-        "learned by heart.",
+        message=f"Validation loss is {_nats(record.val_loss)}, up from {_nats(best.val_loss)} at step {best.step} (z "
+        f"{found.z:.1f} over {found.rows:,} rows), while training loss {_went(before, now)}: rows are learned by "
+        "heart.",
         fix=f"The best step is kept. --early_stop.patience 3 stops by itself; --train.steps {best.step} ends there; "
         "more rows, or --data.augment 2 for small sets."
         if best.step
         else "Training made it worse from the start: see that validation and training rows are of one kind "
         f"(attune check), and lower --train.learning_rate to {history.facts.learning_rate / 3:.1g}.",
     )
+
+
+def _nats(loss: float) -> str:
+    """Return a loss with as many digits as show a rise of a fiftieth, however near to 0 it is."""
+    return f"{loss:.3f}" if loss >= 0.1 else f"{loss:.3g}"
+
+
+def _went(before: float, now: float) -> str:
+    """Return what a loss that has not risen did, in words."""
+    start, end = _nats(before), _nats(now)
+    return f"stays at {end}" if start == end else f"went from {start} to {end}"
 
 
 def _task_holds(history: History, found: Validation) -> bool:
