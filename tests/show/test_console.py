@@ -87,9 +87,9 @@ class Told:
     clock: Clock = field(default_factory=Clock)
 
     def run(self, *, steps: int = 100, log_every: int = 10, stopped_early: bool = False) -> None:
-        """Tell a whole run of steps of one second each, validated whenever a line is due."""
+        """Tell a whole run of steps of one second each, validated whenever a line is due; half as long if stopped."""
         plan = {
-            "steps": steps,
+            "steps": 2 * steps if stopped_early else steps,
             "epochs": 2.0,
             "batch_rows": 16,
             "learning_rate": 1e-4,
@@ -108,11 +108,14 @@ class Told:
             self.clock.now += 1.0
             self.console("step", step(number))
             if number % log_every == 0:
+                if number in (log_every, 40):
+                    self.console("best", {"step": number, "metric": "val_loss", "value": 2.0})
                 self.console("valid", valid(number, 2.0 if number < steps / 2 else 2.5))
                 self.console("saved", "runs/a/checkpoints")
         result = {
             "run": "runs/a",
             "steps": steps,
+            "total_steps": plan["steps"],
             "best_step": 40,
             "stopped_early": stopped_early,
             "seconds": 100.0,
@@ -167,8 +170,9 @@ def test_a_step_of_tokens_is_planned_in_tokens() -> None:
 
 
 def test_an_early_stop_says_so() -> None:
-    """A run that stopped for lack of progress is not called done."""
-    assert any(line.startswith("stopped   100 steps early") for line in tell(io.StringIO(), stopped_early=True))
+    """A run that stopped for lack of progress is not called done, and says of how many steps it did how many."""
+    lines = tell(io.StringIO(), stopped_early=True)
+    assert lines[-2].startswith("stopped   early, after 100 of 200 steps, 1 min 40 s; validation loss 3.000 before")
 
 
 @pytest.mark.parametrize("no_color", [False, True])
@@ -253,41 +257,95 @@ def test_speeds_are_readable() -> None:
     assert [rate(812.4), rate(12345), rate(2.5e6)] == ["812 tokens/s", "12.3 k tokens/s", "2.5 M tokens/s"]
 
 
-def alarm(number: int, severity: Severity = "warning") -> Alarm:
+def alarm(number: int, severity: Severity = "warning", name: str = "spike") -> Alarm:
     """Return an alarm."""
-    return Alarm("G5", "spike", number, severity, 9.0, 6.0, "The loss jumped.", "Look at the rows.")
+    return Alarm("G5", name, number, severity, 9.0, 6.0, "The loss jumped.", "Look at the rows.")
+
+
+def hearing(**changes: Any) -> tuple[Console, io.StringIO]:
+    """Return a console that has heard the plan of nine steps, and what it has said since."""
+    stream = io.StringIO()
+    console = Console(stream)
+    plan = {"steps": 9, "log_every": 9, "epochs": 1, "batch_rows": 1, "learning_rate": 1.0, **WHERE}
+    console("plan", {**plan, **changes})
+    stream.seek(0)
+    stream.truncate()
+    return console, stream
+
+
+RESULT = {"run": "r", "steps": 9, "best_step": 2, "stopped_early": False, "seconds": 1.0, "metrics": {"val_loss": 0.9}}
 
 
 def test_alarms_are_told_with_what_to_do() -> None:
     """An alarm takes a line and what to do another, six in all; the last lines of the run count them."""
-    stream = io.StringIO()
-    console = Console(stream)
-    console("plan", {"steps": 9, "log_every": 1, "epochs": 1, "batch_rows": 1, "learning_rate": 1.0, **WHERE})
+    console, stream = hearing()
     for number in range(6):
-        console("alarm", alarm(number))
-    entries = [{"severity": "warning"}] * 5 + [{"severity": "error"}]
-    result = {"run": "r", "steps": 9, "best_step": 9, "stopped_early": False, "seconds": 1.0, "metrics": {}}
-    console("done", {**result, "alarms": entries})
-    lines = stream.getvalue().splitlines()[2:]
-    assert lines[0] == "alarm     warning, spike before training: The loss jumped."
+        console("alarm", alarm(number, name=f"name-{number}"))
+    console("done", {**RESULT, "alarms": [{"severity": "warning"}] * 5 + [{"severity": "error"}]})
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "alarm     warning, name-0 before training: The loss jumped."
     assert lines[1] == "          Look at the rows."
-    assert lines[2] == "alarm     warning, spike at step 1: The loss jumped."
+    assert lines[2] == "alarm     warning, name-1 at step 1: The loss jumped."
     assert len([line for line in lines if "jumped" in line or "Look" in line]) == MAX_ALARM_LINES
     assert lines[6] == "alarms    1 error, 5 warnings: what they mean and what to do is in the report"
 
 
-def test_best_follows_the_metric() -> None:
-    """The mark `best` stands where the metric that chooses is highest, and its value with it."""
-    stream = io.StringIO()
-    console = Console(stream)
-    plan = {"steps": 9, "log_every": 9, "epochs": 1, "batch_rows": 1, "learning_rate": 1.0, **WHERE}
-    console("plan", {**plan, "metric": "val_exact_match"})
-    for number, (loss, exact) in enumerate(((3.0, 0.0), (1.0, 0.5), (0.9, 0.4))):
+def test_lines_of_alarms_go_to_different_ones() -> None:
+    """Infos and repeats are only counted, one that got worse is told without what to do; the last line is used too."""
+    console, stream = hearing()
+    console("alarm", alarm(1, "info"))
+    console("alarm", alarm(2))
+    console("alarm", alarm(3))
+    console("alarm", alarm(4, "error"))
+    console("alarm", alarm(5, "error"))
+    for number in (6, 7, 8):
+        console("alarm", alarm(number, name=f"name-{number}"))
+    assert stream.getvalue().splitlines() == [
+        "alarm     warning, spike at step 2: The loss jumped.",
+        "          Look at the rows.",
+        "alarm     error, spike at step 4: The loss jumped.",
+        "alarm     warning, name-6 at step 6: The loss jumped.",
+        "          Look at the rows.",
+        "alarm     warning, name-7 at step 7: The loss jumped.",
+    ]
+
+
+def test_best_follows_the_run() -> None:
+    """The mark `best` stands where the run says so just before, whatever the figures look like."""
+    console, stream = hearing(metric="val_exact_match")
+    for number, (loss, exact) in enumerate(((3.0, 0.0), (1.0, 0.5), (0.9, 0.5), (0.8, 0.6))):
+        if number in (1, 2):
+            console("best", {"step": number, "metric": "val_exact_match", "value": exact})
         console("valid", ValidRecord(number, loss, 0.25, 9.0, 10, 500, exact))
-    lines = stream.getvalue().splitlines()[2:]
-    assert "best" in lines[1]
-    assert "val_exact_match 50.0 %" in lines[1]
-    assert "best" not in lines[2]
+    lines = stream.getvalue().splitlines()
+    assert ["best" in line for line in lines[1:]] == [True, True, False]
+    assert "val_accuracy 25.0 %  val_exact_match 50.0 %  best" in lines[1]
+    console("done", RESULT)
+    last = "validation loss 3.000 before, 0.900 at step 2, the best by val_exact_match (50.0 %)"
+    assert stream.getvalue().splitlines()[-2].endswith(last)
+
+
+def test_scores_of_answers_are_told_where_they_choose() -> None:
+    """The score that chooses the best step stands beside its validation's loss, and only beside that one."""
+    console, stream = hearing(metric="field_accuracy")
+    for number, score in enumerate((0.0, 0.25)):
+        console("scores", {"json_valid": 1.0, "field_accuracy": score})
+        console("valid", valid(number, 2.0))
+    console("valid", valid(2, 2.0))
+    lines = stream.getvalue().splitlines()
+    assert "val_accuracy 25.0 %  field_accuracy 0.0 %  (10 held-out rows" in lines[0]
+    assert "val_accuracy 25.0 %  field_accuracy 25.0 %" in lines[1]
+    assert "json_valid" not in stream.getvalue()
+    assert "field_accuracy" not in lines[2]
+
+
+def test_a_resumed_run_says_no_more_than_it_heard() -> None:
+    """Where the base model and the best step came before the resume, the last line leaves their figures out."""
+    console, stream = hearing(metric="val_accuracy")
+    console("valid", valid(3, 2.0))
+    assert stream.getvalue().count("val_accuracy") == 1
+    console("done", RESULT)
+    assert "9 steps, 1.0 s; validation loss 0.900 at step 2, the best by val_accuracy\n" in stream.getvalue()
 
 
 def test_reworded_rows_are_counted() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 10
 MAX_FINDINGS = 2  # lines; the rest is counted. The whole of a normal run is at most 25 lines.
 MAX_NOTES = 2
-MAX_ALARM_LINES = 6  # alarms and what to do; the rest is counted
+MAX_ALARM_LINES = 6  # different warnings and errors, and what to do; the rest is counted
 
 
 class Console:
@@ -35,9 +35,11 @@ class Console:
         self._first: tuple[float, int] | None = None  # when the first step came, and its number
         self._held: StepRecord | None = None  # a due line that waits for the validation of its step
         self._base: ValidRecord | None = None
-        self._best: float | None = None
+        self._best: Mapping[str, Any] = {}  # step, metric and value of the best validation, as the run judges
+        self._scores: Mapping[str, float] = {}  # of the answers at the validation that comes next
         self._notes = 0
         self._alarm_lines = 0
+        self._told: dict[str, int] = {}  # alarms by name: place in SEVERITIES of the worst that was told
 
     def __enter__(self) -> Self:
         return self
@@ -118,32 +120,32 @@ class Console:
         if record.step % every == 0 or record.step in (1, self._plan.get("steps")):
             self._held = record
 
+    def _on_best(self, best: Mapping[str, Any]) -> None:
+        """Hear that the validation told next is the best so far: {"step", "metric", "value"}."""
+        self._best = best
+
+    def _on_scores(self, scores: Mapping[str, float]) -> None:
+        """Hear the scores of the answers given at the validation told next, by metric."""
+        self._scores = scores
+
     def _on_valid(self, record: ValidRecord) -> None:
-        is_best = self._is_best(record)
+        scores, self._scores = self._scores, {}
         text = f"val_loss {record.val_loss:.3f}  val_accuracy {percent(record.val_accuracy)}"
-        if self._metric == "val_exact_match":
-            text += f"  val_exact_match {percent(record.val_exact_match)}"
+        value = scores.get(self._metric, getattr(record, self._metric, None))
+        if self._metric not in ("val_loss", "val_accuracy") and value is not None:
+            text += f"  {self._metric} {percent(value)}"
         if record.step == 0:
             self._base = record
             self.line("base", f"{text}  ({rows_of(record.val_rows, 'held-out ')}, before training)")
             return
+        best = "  best" if self._best.get("step") == record.step else ""
         held, self._held = self._held, None
         step = f"{self._counter(record.step)}  " if held is None else f"{self._step_text(held)}  "
-        self.line("step", f"{step}{text}{'  best' if is_best else ''}{self._left(record.step)}")
+        self.line("step", f"{step}{text}{best}{self._left(record.step)}")
 
     @property
     def _metric(self) -> str:
         return str(self._plan.get("metric", "val_loss"))
-
-    def _is_best(self, record: ValidRecord) -> bool:
-        """Return whether a step is the best so far by a metric of validation; the base model is never it."""
-        value = getattr(record, self._metric, None)
-        if not record.step or value is None:
-            return False
-        score = -value if self._metric == "val_loss" else value
-        is_best = self._best is None or score > self._best
-        self._best = score if is_best else self._best
-        return is_best
 
     def _flush(self) -> None:
         held, self._held = self._held, None
@@ -168,14 +170,18 @@ class Console:
         return f"  {duration(seconds * (total - step))} left"
 
     def _on_alarm(self, alarm: Alarm) -> None:
-        """Say what a guard saw and what to do about it."""
+        """Say what a guard saw, the first time with what to do, and again when it got worse; infos are only counted."""
+        rank, known = SEVERITIES.index(alarm.severity), self._told.get(alarm.name)
+        if alarm.severity == "info" or (known is not None and rank >= known):
+            return
         when = f"at step {count(alarm.step)}" if alarm.step else "before training"
         said = [("alarm", f"{alarm.severity}, {alarm.name} {when}: {alarm.message}")]
-        said += [("", alarm.fix)] if alarm.fix and alarm.severity != "info" else []
-        if self._alarm_lines + len(said) > MAX_ALARM_LINES:
-            self._alarm_lines = MAX_ALARM_LINES  # what comes later is counted at the end, and in order
+        said += [("", alarm.fix)] if alarm.fix and known is None else []
+        said = said[: MAX_ALARM_LINES - self._alarm_lines]
+        if not said:
             return
         self._flush()
+        self._told[alarm.name] = rank
         self._alarm_lines += len(said)
         for label, text in said:
             self.line(label, text)
@@ -203,16 +209,26 @@ class Console:
             self.line("note", f"{self._notes - MAX_NOTES} more in {run}/events.jsonl")
         if result.get("alarms"):
             self.line("alarms", alarms_counted(result["alarms"]))
-        label = "stopped" if result["stopped_early"] else "done"
-        early = " early" if result["stopped_early"] else ""
-        self.line(label, f"{count(result['steps'])} steps{early}, {duration(result['seconds'])}{self._gain(result)}")
+        ending = f"{duration(result['seconds'])}{self._gain(result)}"
+        if result["stopped_early"]:
+            done = f"{count(result['steps'])} of {count(result['total_steps'])} steps"
+            self.line("stopped", f"early, after {done}, {ending}")
+        else:
+            self.line("done", f"{count(result['steps'])} steps, {ending}")
         self.line("model", f"{run}/model (step {result['best_step']})")
 
     def _gain(self, result: Mapping[str, Any]) -> str:
-        best = result["metrics"].get("val_loss")
-        if best is None or self._base is None:
+        """Return what training did to the validation loss, and what chose the step that is kept where that did not."""
+        loss, step = result["metrics"].get("val_loss"), result["best_step"]
+        if loss is None:
             return ""
-        return f"; validation loss {self._base.val_loss:.3f} before, {best:.3f} at step {result['best_step']}"
+        before = "" if self._base is None else f"{self._base.val_loss:.3f} before, "
+        gain = f"; validation loss {before}{loss:.3f} at step {step}"
+        if self._metric == "val_loss":
+            return gain
+        # a resumed run may not have heard of the best step of the run before it
+        value = f" ({percent(self._best['value'])})" if self._best.get("step") == step else ""
+        return f"{gain}, the best by {self._metric}{value}"
 
 
 def data_lines(prepared: Any) -> Iterator[tuple[str, str]]:
