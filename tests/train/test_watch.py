@@ -195,3 +195,19 @@ def test_replay_is_trained_beside_the_rows(config: Config) -> None:
     plain = config.with_values({"out": config.out + "-2", "replay.source": ""})
     finetune(plain)
     assert (Path(plain.out) / "model" / "model.safetensors").read_bytes() != weights
+
+
+def test_a_metric_that_does_not_suit_the_answers_is_refused(config: Config) -> None:
+    """The error names those that do."""
+    with pytest.raises(ConfigError, match="do:\nexact_match"):
+        finetune(config.with_values({"early_stop.metric": "json_valid"}))
+
+
+def test_a_guard_that_was_asked_to_ends_the_run_early(config: Config) -> None:
+    """A guard of no numbers ends the run with its best step; the event says which."""
+    wishes = {"guards.stop_on": ["forgetting"], "train.steps": 60, "valid.every": 3, "train.learning_rate": 0.03}
+    result = finetune(config.with_values(wishes)).result
+    (stop,) = (event for event in lines(config, "events.jsonl") if event["kind"] == "stop")
+    assert "G4 forgetting" in stop["message"]
+    assert (result["stopped_early"], result["status"]) == (True, "done")
+    assert result["best_step"] <= result["steps"] < 60

@@ -78,6 +78,11 @@ class Probes:
         self._general: Corpus | None = None
         self._base: Mapping[str, TopK | Tensor | None] = {}
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that suit the references of the prompts; none without prompts."""
+        return self._asked.metrics if self._asked.questions else ()
+
     def prepare(self, step: int, *, micro_tokens: int) -> None:
         """Take up what is kept of the base model; at step 0, where the model is still the base, make what is missing.
 

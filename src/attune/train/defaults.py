@@ -40,10 +40,11 @@ def learning_rate_for(kind: str, parameters: int) -> float:
     """Return a peak learning rate that suits most runs.
 
     Full: 2e-5 at 1e9 parameters, larger for smaller models by the square root, within 5e-6 and 1e-3. LoRA: ten times
-    that, as its matrices start at zero (Schulman et al. 2025, "LoRA Without Regret", find a factor of about ten).
+    that, as its matrices start at zero (Schulman et al. 2025, "LoRA Without Regret", find a factor of about ten), and
+    at most 1e-3: with more, a model of 10 M parameters forgot general text.
     """
     full = min(max(2e-5 * math.sqrt(1e9 / max(parameters, 1)), 5e-6), 1e-3)
-    return float(f"{full if kind == 'full' else min(10 * full, 5e-3):.2g}")
+    return float(f"{full if kind == 'full' else min(10 * full, 1e-3):.2g}")
 
 
 def replay_weights(config: ReplayConfig) -> tuple[float, float]:

@@ -205,8 +205,9 @@ class _Plan:
         peak = measured.peak if measured else None
         fits = memory.total <= self.free * SAFE if measured is None else peak is not None
         speed = measured.tokens_per_s if measured else None
+        replayed = self.inputs.config.replay.share * work.tokens if self.inputs.config.replay.source else 0.0
         # a validation is a forward pass: a third of the work
-        hours = None if not speed else (work.tokens + work.valid_tokens / 3) / speed / 3600
+        hours = None if not speed else (work.tokens + replayed + work.valid_tokens / 3) / speed / 3600
         return {
             "fits": fits,
             "memory_gb": {

@@ -17,7 +17,7 @@ from attune.errors import CheckpointError, ConfigError, Interrupted, OutOfMemory
 from attune.model.folder import check_vocabulary, count_parameters, locate, model_length
 from attune.record import RunFolder
 from attune.train.data_files import free_folder, refuse_changes
-from attune.train.defaults import Facts, Resolved, resolve, step_tokens, stream_of
+from attune.train.defaults import SELF, Facts, Resolved, resolve, step_tokens, stream_of
 from attune.train.manifest import find_differences, write_start
 from attune.train.stop import EXIT_CODES, StopRequest, stopping_guards
 from attune.train.trackers import check_trackers
@@ -152,6 +152,8 @@ def _start(run: RunFolder, inputs: Inputs, tell: Listener) -> Session:
 
     session = Session(inputs.config, inputs.prepared, base=inputs.base, world=open_world(str(inputs.config.device)))
     refuse_pieces(inputs.config, session.corpus, session.stream, share=session.shares)
+    if inputs.config.replay.source == SELF and not (run.path / "replay").exists():
+        tell("note", f"replay: the model writes {inputs.config.replay.rows:,} texts before it is trained")
     session.take_replay(prepare_replay(inputs.config, inputs.prepared, session.model, run))
     size = session.parameters
     attention = session.attention

@@ -242,7 +242,7 @@ class Session:
         if record.step == 0:
             return
         metric = str(self.config.early_stop.metric)
-        measured = getattr(record, metric) if metric.startswith("val_") else scores[metric]
+        measured = measured_value(metric, record, scores)
         value = measured if metric == "val_loss" else -measured
         best = self.progress
         known = best.best_value is not None and math.isfinite(best.best_value)
@@ -292,6 +292,11 @@ class Session:
         best = self.progress.best_step
         if best not in (0, self.progress.step):
             checkpoints.restore(checkpoints.open_checkpoint(folder / f"step-{best}"), model=self.model)
+
+
+def measured_value(metric: str, record: ValidRecord, scores: Mapping[str, float]) -> float:
+    """Return the value of what early_stop.metric names: of a validation, or the mean score of the answers at it."""
+    return float(getattr(record, metric) if metric.startswith("val_") else scores[metric])
 
 
 def shares_prefixes(model: nn.Module, config: Config, *, attention: str) -> bool:

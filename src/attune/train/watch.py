@@ -5,7 +5,7 @@ It decides nothing about the weights, and training ends in the same bits without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from attune.model.loss import LossOptions
 from attune.record import RunFolder, plain
 from attune.train.begin import facts_of, measure_start
 from attune.train.room import needs_memory
+from attune.train.session import measured_value
 from attune.train.stop import stopping_guards
 from attune.train.trackers import open_trackers
 from attune.types import Alarm, ProbeRecord, StepRecord, ValidRecord
@@ -51,14 +52,9 @@ class Watch:
         config, prepared = inputs.config, inputs.prepared
         self._stops = stopping_guards(config.guards.stop_on)
         plan = plan_probes(config, prepared, context=model_length(inputs.base)) if config.guards.enabled else None
-        metric = str(config.early_stop.metric)
-        if not metric.startswith("val_") and (plan is None or not plan.questions):
-            raise ConfigError(
-                f"early_stop.metric: {metric} is measured on answers to validation prompts, and this run has none.\n"
-                "Give conversations to validate on (--data.valid FILE) and leave guards.enabled and guards.prompts on."
-            )
         loss = LossOptions.of(config.train)
         self._probes = Probes(session.model, plan, config, prepared, run=run.path, loss=loss) if plan else None
+        refuse_unmeasured(str(config.early_stop.metric), self._probes.metrics if self._probes else ())
         facts = facts_of(config, prepared, vocabulary=session.vocabulary, plan=plan)
         self.history = History.of_lines(facts, run.read_lines("metrics.jsonl"), run.read_lines("rows.jsonl"))
         self._raised = Raised(run.read_lines("alarms.jsonl"))
@@ -68,6 +64,8 @@ class Watch:
         self._trackers = open_trackers(config, run, resumed=resumed, tell=tell)
         if plan is not None and not resumed:
             run.event("note", f"guards: {plan.reason}")
+            if plan.cost > config.guards.cost:
+                tell("note", f"guards: {plan.reason}")
 
     @property
     def skips(self) -> int:
@@ -107,7 +105,9 @@ class Watch:
                 probe, samples = self._probes.measure(step, micro_tokens=session.room.micro_tokens)
             self.run.append("samples.jsonl", *samples)
         if found is not None:
-            self._take_in(*found, scores=probe.scores if probe is not None else {})
+            scores = probe.scores if probe is not None else {}
+            self.tell("scores", scores)
+            self._take_in(*found, scores=scores)
         if probe is not None:
             self._record(probe)
             self.history.add_probe(probe)
@@ -139,6 +139,7 @@ class Watch:
             return False
         if self.stop.id in NUMERICAL:
             raise TrainingError(f"{_told(self.stop)}\nguards.stop_on asks to stop for it.")
+        self.run.event("stop", f"guards.stop_on asks to stop for {self.stop.id} {self.stop.name}", step=self.stop.step)
         return True
 
     def _take_in(self, record: ValidRecord, measured: Measured, *, scores: Mapping[str, float]) -> None:
@@ -158,7 +159,9 @@ class Watch:
         self.history.add_valid(record, measured.row_loss)
         if record.step and self.session.progress.best_step == record.step:
             metric = str(self.session.config.early_stop.metric)
-            self.run.event("best", f"step {record.step}: {metric} is the best so far", step=record.step)
+            value = measured_value(metric, record, scores)
+            self.run.event("best", f"step {record.step}: {metric} {value:.4f} is the best so far", step=record.step)
+            self.tell("best", {"step": record.step, "metric": metric, "value": value})
 
     def _record(self, record: StepRecord | ValidRecord | ProbeRecord) -> None:
         """Write a record into the truth that every view reads, and send it on."""
@@ -183,6 +186,21 @@ class Watch:
         places = self.session.places(alarm.step)
         self.run.append("batches.jsonl", {"step": alarm.step, "rows": places[:MOST_PLACES]})
         return Alarm(**{**asdict(alarm), "rows": tuple(places[:NAMED_PLACES])})
+
+
+def refuse_unmeasured(metric: str, known: Sequence[str]) -> None:
+    """Raise ConfigError when what chooses the best step is not measured; `known`: metrics that suit the answers."""
+    if metric.startswith("val_") or metric in known:
+        return
+    if not known:
+        raise ConfigError(
+            f"early_stop.metric: {metric} is measured on answers to validation prompts, and this run has none.\n"
+            "Give conversations to validate on (--data.valid FILE) and leave guards.enabled and guards.prompts on."
+        )
+    raise ConfigError(
+        f"early_stop.metric: {metric} does not suit the validation answers of this run. Those that do:\n"
+        f"{', '.join(known)}, val_exact_match, val_accuracy, val_loss."
+    )
 
 
 def _told(alarm: Alarm) -> str:
