@@ -145,3 +145,11 @@ def test_repetition_of_the_base_model_is_not_the_training(more: float, raises: b
         reference_distinct_2=1.0,
     )
     assert ("repetition" in found[-1]) == raises
+
+
+def test_repetition_of_labels_is_none() -> None:
+    """Labels, numbers and JSON are made of few words."""
+    history = History(facts(is_structured=True))
+    for number in range(8):
+        history.add_probe(probe(10 * number, answers=32, distinct_2=0.1 if number else 0.9, reference_distinct_2=0.9))
+    assert "repetition" not in sound(after_validation(history))

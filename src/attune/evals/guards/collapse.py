@@ -94,6 +94,8 @@ def _openers(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
 def _repetition(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
     """Answers are poorer than the references, and poorer than before training, in several validations in a row."""
     limits = history.thresholds
+    if history.facts.is_structured:  # labels and fields come from few words
+        return
     last = [one for one in history.probes if one.step][-limits.repetition_in_a_row :]
     found = [_poorer(history, one) for one in last]
     if len(last) < limits.repetition_in_a_row or None in found or found[-1] is None:
