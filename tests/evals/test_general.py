@@ -57,9 +57,11 @@ def test_rows_of_any_layout_are_general_text(tmp_path: Path, template: ChatTempl
 
 
 def test_a_file_without_text_is_refused_in_words(tmp_path: Path, template: ChatTemplate) -> None:
-    """The message names the setting and the file."""
+    """The message names the setting and the file, be it of rows or of plain text, and so for one that is no text."""
     (tmp_path / "empty.txt").write_text("\n\na\n")
-    for name in ("empty.txt", "absent.txt"):
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "latin.txt").write_bytes("gr\u00fc\u00dfe an alle \u00e4rzte und \u00f6konomen\n".encode("latin-1"))
+    for name in ("empty.txt", "absent.txt", "empty.jsonl", "absent.jsonl", "latin.txt"):
         with pytest.raises(DataError, match=f"guards.general: .*{name}"):
             read_general(str(tmp_path / name), DataConfig(), template, rows=5, max_tokens=9, setting="guards.general")
 

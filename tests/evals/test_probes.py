@@ -252,6 +252,7 @@ def test_sizes_follow_the_share_of_compute(open_session: Open) -> None:
     least = planned(session, prepared, **autos, **{"guards.cost": 0.0})
     assert (len(least.train_rows), len(least.task_rows), least.general_rows, len(least.questions)) == (8, 16, 8, 8)
     assert "more than guards.cost 0" in least.reason
+    assert least.reason.startswith("16 validation and 8 training rows, 8 general texts and 8 answers")
     most = planned(session, prepared, **autos, **{"guards.cost": 1.0, "valid.every": 100_000, "train.steps": 10**6})
     assert most.general_rows == 128
     assert len(most.train_rows) == prepared.train.num_rows, "a small set has no more"
@@ -264,6 +265,19 @@ def test_sizes_follow_the_share_of_compute(open_session: Open) -> None:
     assert planned(session, prepared, **autos, **steps, **{"valid.every": 300}) == plans[2]
     wish = planned(session, prepared, **{"guards.rows": 3, "guards.prompts": 2, "guards.max_new_tokens": 7})
     assert (len(wish.train_rows), len(wish.questions), wish.max_new_tokens) == (3, 2, 7)
+
+
+def test_no_more_rows_are_counted_than_there_are(open_session: Open) -> None:
+    """What a plan says and what it costs is of the rows that there are, not of those that were wished for."""
+    session, prepared = open_session(**{"data.valid_share": 0.0})
+    assert prepared.valid is None
+    plan = planned(session, prepared, **{"guards.rows": 16})
+    assert plan.reason.startswith("0 validation and 16 training rows, 16 general texts and 0 answers")
+    every = prepared.train.num_rows
+    wishes = [planned(session, prepared, **{"guards.rows": rows}) for rows in (every, 2 * every)]
+    general = (wishes[1].general_rows - wishes[0].general_rows) * wishes[0].general_tokens
+    between = int(session.config.valid.every) * 8 * float(prepared.train.lengths.mean())
+    assert wishes[1].cost - wishes[0].cost == pytest.approx(general / (3 * between))
 
 
 def test_openings_are_as_many_however_few_are_answered(open_session: Open) -> None:

@@ -21,6 +21,7 @@ from attune.types import Encoded, Example, Place
 
 FEWEST_TOKENS = 8  # a shorter piece says little, and models write it when they stop at once
 MOST_BYTES = 16 * 1024 * 1024  # of a plain text that are read
+MOST_BROKEN = 0.01  # share of its characters that may be unreadable: a few scars, not another encoding
 READ_ROWS = 4  # rows of a file that are read for each that is wanted; those taken are spread over them
 WRITTEN = "(written by the model)"  # what stands for a file
 
@@ -32,9 +33,9 @@ def read_general(
 
     A name that ends in .txt or .md is plain text, with a piece for each paragraph; else rows of any layout that
     training takes, conversations in the run's template. Reading stops soon after enough was found.
-    Raises: DataError naming `setting` when the file holds nothing of use.
+    Raises: DataError naming `setting` when the file cannot be read or holds nothing of use.
     """
-    texts = _paragraphs(path, setting) if Path(path).suffix in (".txt", ".md") else _rows(path, data)
+    texts = _paragraphs(path, setting) if Path(path).suffix in (".txt", ".md") else _rows(path, data, setting)
     pieces: list[Encoded] = []
     for examples in _chunks(texts, 64):
         pieces += [piece for row in _encode(examples, template) for piece in _cut(row, max_tokens)]
@@ -101,19 +102,31 @@ def _encode(examples: Sequence[Example], template: ChatTemplate) -> list[Encoded
     return rows
 
 
-def _rows(path: str, data: DataConfig) -> Iterator[Example]:
-    for row in Intake(path, data.model_copy(update={"columns": {}})).stream():
-        if isinstance(row, Example):
-            yield row
+def _rows(path: str, data: DataConfig, setting: str) -> Iterator[Example]:
+    """Yield the good rows of a file of rows; its faults are told as those of `setting`."""
+    try:
+        for row in Intake(path, data.model_copy(update={"columns": {}})).stream():
+            if isinstance(row, Example):
+                yield row
+    except DataError as error:
+        raise DataError(f"{setting}: {error}") from error
 
 
 def _paragraphs(path: str, setting: str) -> Iterator[Example]:
-    """Yield the paragraphs of a plain text: what stands between empty lines."""
+    """Yield the paragraphs of a plain text: what stands between empty lines.
+
+    Raises: DataError when the file cannot be read, or is in another encoding than UTF-8 or no text at all.
+    """
     try:
         with Path(path).open("rb") as file:
             text = file.read(MOST_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
     except OSError as error:
         raise DataError(f"{setting}: {path} cannot be read: {error.strerror}.") from error
+    if (broken := text.count("\ufffd") + text.count("\0")) > MOST_BROKEN * len(text):
+        raise DataError(
+            f"{setting}: {path} is not UTF-8 text: {broken / len(text):.0%} of its characters cannot be read.\n"
+            "Convert it (iconv -f latin1 -t utf-8 if it is Latin-1), or give another file."
+        )
     lines: list[str] = []
     first = 1
     for number, line in enumerate([*text.split("\n"), ""], start=1):

@@ -54,10 +54,12 @@ class ProbePlan:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Mean lengths in tokens, and how often things are measured in a run."""
+    """Mean lengths in tokens, how many rows there are, and how often things are measured in a run."""
 
     train: float
+    train_rows: int  # that there are
     task: float
+    task_rows: int
     prompt: float
     new_tokens: float
     general: int
@@ -90,23 +92,26 @@ def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> P
 
     rows, prompts = _largest(config, share, len(questions))
     chosen = spread_evenly(len(questions), prompts)
+    train_rows = _choose_rows(prepared.train, rows // sizes.fewer, seed=mix_seed("probe", config.seed))
+    task_rows = () if valid is None else _choose_rows(valid, rows, seed=mix_seed("task", config.seed))
+    measured = f"{len(task_rows)} validation and {len(train_rows)} training rows, {rows // sizes.fewer} general texts"
     return ProbePlan(
-        train_rows=_choose_rows(prepared.train, rows // sizes.fewer, seed=mix_seed("probe", config.seed)),
-        task_rows=() if valid is None else _choose_rows(valid, rows, seed=mix_seed("task", config.seed)),
+        train_rows=train_rows,
+        task_rows=task_rows,
         general_rows=rows // sizes.fewer,
         general_tokens=sizes.general,
         questions=tuple(questions[at] for at in chosen),
         openings=tuple(questions[at] for at in spread_evenly(len(questions), OPENINGS if chosen else 0)),
         max_new_tokens=limit,
         cost=share(rows, prompts),
-        reason=_reason(config, rows, prompts, share(rows, prompts)),
+        reason=_reason(config, f"{measured} and {prompts} answers", share(rows, prompts)),
     )
 
 
 def probe_cost(sizes: Sizes, rows: int, prompts: int) -> float:
     """Return what measuring once costs, in tokens of a forward pass, writing general texts spread over the run."""
     few = rows // sizes.fewer
-    read = rows * sizes.task + few * (sizes.train + sizes.general)
+    read = min(rows, sizes.task_rows) * sizes.task + min(few, sizes.train_rows) * sizes.train + few * sizes.general
     cost = read + _generating(sizes, prompts, sizes.new_tokens) + (prompts * sizes.prompt)
     if prompts:
         cost += OPENINGS * sizes.prompt + _generating(sizes, OPENINGS, OPENER_TOKENS)
@@ -154,7 +159,9 @@ def _sizes(
     assert config.train.steps != "auto" and config.valid.every != "auto", "the config is resolved"  # noqa: PT018
     return Sizes(
         train=float(prepared.train.lengths.mean()),
+        train_rows=prepared.train.num_rows,
         task=0.0 if valid is None else float(valid.lengths.mean()),
+        task_rows=0 if valid is None else valid.num_rows,
         prompt=float(np.mean([len(q.prompt_ids) for q in questions])) if questions else 0.0,
         new_tokens=limit / 1.5,  # answers end by themselves
         general=min(general, context or general),
@@ -188,12 +195,9 @@ def _choose_rows(corpus: Corpus, count: int, *, seed: int) -> tuple[int, ...]:
     return tuple(sorted(islice((row for row in drawn if corpus.row(row)[1].any()), count)))
 
 
-def _reason(config: Config, rows: int, prompts: int, share: float) -> str:
+def _reason(config: Config, measured: str, share: float) -> str:
     """Say what is measured and what it costs."""
-    each = (
-        f"{rows} rows of each kind" if config.guards.rows != "auto" else f"{rows} validation rows, half as many others"
-    )
-    text = f"{each} and {prompts} answers at each validation: about {share:.1%} of the compute"
+    text = f"{measured} at each validation: about {share:.1%} of the compute"
     if share > config.guards.cost:
         is_asked = "auto" not in (config.guards.rows, config.guards.prompts)
         why = "as asked" if is_asked else "fewer would say too little"
