@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,6 +154,20 @@ def write_rows(path: Path, number: int, *, seed: int = 0) -> Path:
             completion = " ".join(source.choices(words, k=source.randint(1, 4)))
             file.write(json.dumps({"prompt": prompt, "completion": completion}) + "\n")
     return path
+
+
+def small_run(folder: Path, base: Path, *, rows: int, valid: int) -> dict[str, Any]:
+    """Write rows into `folder` and return the settings of a run on them, by dotted names."""
+    return {
+        "model": str(base),
+        "out": str(folder / "run"),
+        "seed": 5,
+        "device": "cpu",
+        "data.train": str(write_rows(folder / "rows.jsonl", rows)),
+        "data.valid": str(write_rows(folder / "valid.jsonl", valid, seed=1)),
+        "train.batch_rows": 4,
+        "train.learning_rate": 0.01,
+    }
 
 
 def make_corpus(lengths: Sequence[int], *, seed: int = 0) -> Corpus:

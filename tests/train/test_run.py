@@ -18,7 +18,7 @@ from attune.config import Config
 from attune.errors import DataError, Interrupted, RefusedError, TrainingError
 from attune.record import RunFolder
 from attune.train.run import finetune, resume
-from tests.tiny import write_model_folder, write_rows
+from tests.tiny import small_run, write_model_folder
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 STEPS = 6
@@ -33,18 +33,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(tmp_path: Path, base: Path) -> Config:
     """A run of six steps with validation rows."""
-    rows, valid = write_rows(tmp_path / "rows.jsonl", 12), write_rows(tmp_path / "valid.jsonl", 3, seed=1)
-    return Config(model=str(base), out=str(tmp_path / "run"), seed=5, device="cpu").with_values(
-        {
-            "data.train": str(rows),
-            "data.valid": str(valid),
-            "train.steps": STEPS,
-            "train.batch_rows": 4,
-            "train.learning_rate": 0.01,
-            "valid.every": 2,
-            "checkpoint.every": 2,
-        }
-    )
+    wishes = {"train.steps": STEPS, "valid.every": 2, "checkpoint.every": 2, "guards.enabled": False}
+    return Config().with_values(small_run(tmp_path, base, rows=12, valid=3) | wishes)
 
 
 def read(config: Config, name: str) -> Any:

@@ -16,7 +16,7 @@ from attune.record import RunFolder
 from attune.train import loop
 from attune.train.run import finetune, resume
 from attune.types import StepRecord
-from tests.tiny import write_model_folder, write_rows
+from tests.tiny import small_run, write_model_folder
 
 STEPS = 6
 
@@ -30,19 +30,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(tmp_path: Path, base: Path) -> Config:
     """A run of six steps with ten validation rows, of which four are answered."""
-    rows, valid = write_rows(tmp_path / "rows.jsonl", 24), write_rows(tmp_path / "valid.jsonl", 10, seed=1)
-    return Config(model=str(base), out=str(tmp_path / "run"), seed=5, device="cpu").with_values(
-        {
-            "data.train": str(rows),
-            "data.valid": str(valid),
-            "train.steps": STEPS,
-            "train.batch_rows": 4,
-            "train.learning_rate": 0.01,
-            "valid.every": 3,
-            "guards.prompts": 4,
-            "guards.max_new_tokens": 8,
-        }
-    )
+    wishes = {"train.steps": STEPS, "valid.every": 3, "guards.prompts": 4, "guards.max_new_tokens": 8}
+    return Config().with_values(small_run(tmp_path, base, rows=24, valid=10) | wishes)
 
 
 def lines(config: Config, name: str) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from attune.data.prepare import Prepared
 from attune.data.stream import Stream
 from attune.errors import ConfigError, DataError, ModelError, TemplateError
 from attune.evals.basis import Machine, keep_base, read_base, write_base
-from attune.evals.general import read_general, text_start, write_texts, written_corpus
+from attune.evals.general import FEWEST_TOKENS, read_general, text_start, write_texts, written_corpus
 from attune.model.divergence import TopK
 from attune.record import RunFolder
 from attune.train.defaults import SELF, replay_weights, step_tokens, stream_of
@@ -85,6 +85,12 @@ def prepare_replay(config: Config, prepared: Prepared, model: nn.Module, run: Ru
         return None
     weight, kl = replay_weights(wish)
     _refuse(config, weight, kl)
+    if (longest := _longest(wish, prepared)) < FEWEST_TOKENS:
+        name = "data.max_length" if prepared.max_length < wish.max_tokens else "replay.max_tokens"
+        raise ConfigError(
+            f"{name} is {longest}, so no replayed text could have the {FEWEST_TOKENS} tokens from which on it teaches\n"
+            f"anything. Set it to {FEWEST_TOKENS} or more."
+        )
     notes: list[str] = []
     if not (run.path / TEXTS).is_file():
         with needs_memory("writing the texts to replay"):

@@ -77,7 +77,7 @@ GUARDS = {
             "each validation",
             "Answers repeat themselves or each other more than the references, and more than before training.",
             "Distinct pairs, answers over references < `distinct_ratio`, or compression > `compression_ratio`, "
-            "`repetition_in_a_row` times in a row.",
+            "`repetition_in_a_row` times in a row, on free text.",
         ),
         Guard(
             "G4",
