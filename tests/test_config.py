@@ -48,6 +48,8 @@ def test_with_values_checks_again() -> None:
     [
         ({"train.gradient_release": True}, r"--train\.clip 1e\+06"),
         ({"train.compile": True, "train.offload": True}, r"Leave train\.compile or it off"),
+        ({"adapter.rslora": True}, r"adapter\.rslora: .*adapter\.kind is full"),
+        ({"adapter.dora": True}, r"Set adapter\.kind lora, or leave adapter\.dora off"),
         ({"train.fp8": True, "adapter.kind": "qlora"}, r"adapter\.kind lora in place of qlora"),
         ({"adapter.dropout": 1.0}, "less than 1"),
         ({"train.label_smoothing": 1.0}, "less than 1"),

@@ -304,6 +304,17 @@ def test_a_list_of_texts_on_the_command_line(words: list[str]) -> None:
     assert load_config(None, words).data.allow == ["D05", "D08"]
 
 
+def test_a_list_of_fixed_words_is_written_with_commas_too(tmp_path: Path) -> None:
+    """One or several, on the command line as in a file; a word that is none of them is told with those that are."""
+    assert load_config(None, ["--log.to", "tensorboard"]).log.to == ["tensorboard"]
+    assert load_config(None, ["log.to=wandb, mlflow"]).log.to == ["wandb", "mlflow"]
+    path = tmp_path / "c.yaml"
+    path.write_text("log:\n  to: [trackio, wandb]\n")
+    assert load_config(path).log.to == ["trackio", "wandb"]
+    with pytest.raises(ConfigError, match=r"--log\.to must be any of tensorboard, .* with commas between, found"):
+        load_config(None, ["--log.to", "tensorbored"])
+
+
 @pytest.mark.parametrize("text", ["allow: D05,D08", "allow: [D05, D08]", "allow:\n  - D05\n  - 'D08'"])
 def test_a_list_of_texts_in_a_file(tmp_path: Path, text: str) -> None:
     """A file may write a list as one, or as on the command line; a word replaces it."""

@@ -186,6 +186,11 @@ class Config(Section):
     def _engine_conflict(self) -> str:
         """Say which two wishes exclude each other on any model and device; empty if none do."""
         train = self.train
+        if self.adapter.kind == "full" and (form := next((f for f in ("rslora", "dora") if getattr(self.adapter, f)), "")):
+            return (
+                f"adapter.{form}: it is a form of LoRA, and adapter.kind is full.\n"
+                f"Set adapter.kind lora, or leave adapter.{form} off."
+            )
         if train.gradient_release and train.clip < NO_CLIP:
             return (
                 "train.gradient_release: each weight is updated before the norm of all gradients is known, so they\n"

@@ -21,6 +21,7 @@ from attune.config_words import (
     describe_kind,
     field_of,
     is_known,
+    is_list_of_texts,
     is_table,
     kinds_of,
     nearest_setting,
@@ -266,7 +267,7 @@ def _typed(value: Any, field: FieldInfo) -> Any:
         return [_item(item) for item in value]
     if not isinstance(value, Text):
         return value
-    if kinds_of(field) == {list[str]}:
+    if all(map(is_list_of_texts, kinds_of(field) or {str})):
         return [part.strip() for part in value.text.split(",") if part.strip()]
     if value.quoted:
         return value.text

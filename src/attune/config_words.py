@@ -116,6 +116,12 @@ def kinds_of(field: FieldInfo) -> set[Any]:
     return {part for part, _ in _parts(field.annotation) if get_origin(part) is not Literal}
 
 
+def is_list_of_texts(kind: Any) -> bool:
+    """Return whether a type is a list of texts, free or out of fixed ones: on the command line commas part them."""
+    item = get_args(kind)[0] if get_origin(kind) is list else None
+    return item is str or get_origin(item) is Literal
+
+
 def choices_of(field: FieldInfo) -> list[str]:
     """Return the fixed words that a setting takes."""
     return [str(c) for part, _ in _parts(field.annotation) if get_origin(part) is Literal for c in get_args(part)]
@@ -131,7 +137,7 @@ def describe_kind(name: str) -> str:
         if part in (int, float):
             noun = "a whole number" if part is int else "a number"
             if "gt" in bounds:
-                noun += f" above {bounds['gt']}"
+                noun += f" above {bounds['gt']}" + (f", at most {bounds['le']}" if "le" in bounds else "")
             elif "le" in bounds:
                 noun += f" from {bounds.get('ge')} to {bounds['le']}"
             elif "lt" in bounds:
@@ -146,7 +152,9 @@ def describe_kind(name: str) -> str:
         elif get_origin(part) is dict:
             words.append("a group such as {prompt: question}")
         elif get_origin(part) is list:
-            words.append("texts with commas between" if part == list[str] else "a list of sources")
+            choices = ", ".join(map(str, get_args(get_args(part)[0])))
+            texts = f"any of {choices} with commas between" if choices else "texts with commas between"
+            words.append(texts if is_list_of_texts(part) else "a list of sources")
     *most, last = [*words, *choices_of(field)] or [""]
     joint = ", or " if words and most else " or "
     return f"{', '.join(most)}{joint if most else ''}{last}"

@@ -215,10 +215,11 @@ def test_a_model_that_writes_nothing_is_refused(tmp_path: Path) -> None:
     [
         ({"replay.weight": 0.0}, "replay.weight"),
         ({"train.gradient_release": True, "train.clip": 1e6}, "gradient_release"),
+        ({"replay.max_tokens": 7}, "replay.max_tokens is 7"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], word: str) -> None:
-    """Replay that changes nothing, or that the update of a step cannot wait for, is an error."""
+    """Replay that changes nothing, that the update of a step cannot wait for, or of no texts at all, is an error."""
     case = Case(tmp_path, replay__source=str(write_general(tmp_path / "general.txt")))
     case.config = case.config.with_values(settings)
     with pytest.raises(ConfigError, match=word):
