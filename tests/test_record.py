@@ -167,6 +167,23 @@ def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
     assert not list((tmp_path / "empty").iterdir())
 
 
+@pytest.mark.parametrize("stood", [True, False])
+def test_a_run_that_never_started_leaves_nothing(tmp_path: Path, stood: bool) -> None:
+    """What it wrote is gone, and the folders that it made; one that stood there before stays, empty."""
+    folder = tmp_path / "runs" / "a"
+    if stood:
+        folder.mkdir(parents=True)
+    run = RunFolder.create(folder)
+    run.event("note", "x")
+    (folder / "replay").mkdir()
+    (folder / "replay" / "texts.jsonl").write_text("x")
+    (folder / ".lock").touch()
+    run.discard()
+    assert [place.relative_to(tmp_path).as_posix() for place in tmp_path.rglob("*")] == (
+        ["runs", "runs/a"] if stood else []
+    )
+
+
 def test_a_read_only_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is tried before anything is loaded."""
 

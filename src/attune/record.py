@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -123,8 +124,15 @@ class RunFolder:
         return cls(folder, made=made)
 
     def discard(self) -> None:
-        """Take away a run that never started: its lock, and the folders that were made for it."""
-        (self.path / ".lock").unlink(missing_ok=True)
+        """Take away a run that never started: what it wrote, and the folders that were made for it.
+
+        The folder was empty when the run took it, so all in it is the run's own.
+        """
+        for written in self.path.iterdir():
+            if written.is_dir() and not written.is_symlink():
+                shutil.rmtree(written, ignore_errors=True)
+            else:
+                written.unlink(missing_ok=True)
         for place in self._made:
             try:
                 place.rmdir()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from attune.config import Config
+from attune.errors import ConfigError
 from attune.train.defaults import Facts, learning_rate_for, resolve
 
 FACTS = Facts(
@@ -44,6 +47,14 @@ def test_what_the_user_chose_stays() -> None:
     )
     assert (config.train.steps, config.train.learning_rate, config.precision) == (7, 0.5, "float64")
     assert not {"train.steps", "train.learning_rate", "precision"} & set(reasons)
+
+
+def test_early_stopping_needs_held_out_rows() -> None:
+    """Without validation rows nothing could stop the run, so the wish is refused."""
+    wish = Config().with_values({"early_stop.patience": 3})
+    assert resolve(wish, FACTS)[0].early_stop.patience == 3
+    with pytest.raises(ConfigError, match=r"early_stop\.patience is 3, but no rows are held out"):
+        resolve(wish, replace(FACTS, has_valid=False))
 
 
 def test_precision_follows_device_and_adapter() -> None:

@@ -96,7 +96,8 @@ def _whole(run: WatchedRun, facts: Record, *, width: int, blocks: str) -> list[s
             lines.append(f"  {label:<{LABEL_WIDTH}}{show(values[-1]):<{FIGURE_WIDTH}}{curve}{note}")
     lines += [f"  {_alarm(alarm)}" for alarm in run.alarms[-MAX_ALARMS:]]
     if len(run.alarms) > MAX_ALARMS:
-        lines.append(f"  and {count(len(run.alarms) - MAX_ALARMS)} earlier alarms")
+        earlier = len(run.alarms) - MAX_ALARMS
+        lines.append(f"  and {count(earlier)} earlier alarm{'s' * (earlier != 1)}")
     return [*lines, ""]
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from attune.config import Config, ReplayConfig
 from attune.data.corpus import Corpus
 from attune.data.stream import Stream
+from attune.errors import ConfigError
 
 Resolved = dict[str, tuple[Any, str]]
 
@@ -58,8 +59,16 @@ def replay_weights(config: ReplayConfig) -> tuple[float, float]:
 
 
 def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
-    """Return the config without any `auto` left, and for each value filled in here, the reason."""
+    """Return the config without any `auto` left, and for each value filled in here, the reason.
+
+    Raises: ConfigError when early stopping is asked for and nothing is held out to go by.
+    """
     found: Resolved = {}
+    if config.early_stop.patience and not facts.has_valid:
+        raise ConfigError(
+            f"early_stop.patience is {config.early_stop.patience}, but no rows are held out that could stop the run.\n"
+            "Give some (--data.valid FILE, or a larger --data.valid_share), or leave early_stop.patience at 0."
+        )
 
     def settle(key: str, value: Any, reason: str) -> Any:
         section, _, name = key.rpartition(".")
