@@ -220,6 +220,8 @@ class Ledger:
     tokens_learned: int = 0
     tokens_context: int = 0  # seen but not learned: prompts and markup
     tokens_lost: int = 0  # of rows cut or dropped for length
+    learned_in: int = 0  # tokens that the training files would teach, rows held out of them included
+    learned_lost: int = 0  # those of them that data.overlong takes away
     augmented: int = 0  # rows made of training rows, beyond the input rows
     tokens_augmented: int = 0  # all tokens of these
 

@@ -200,3 +200,14 @@ def test_a_guard_that_was_asked_to_ends_the_run_early(config: Config) -> None:
     assert "G4 forgetting" in stop["message"]
     assert (result["stopped_early"], result["status"]) == (True, "done")
     assert result["best_step"] <= result["steps"] < 60
+
+
+def test_what_truncation_loses_is_counted_in_learned_tokens(config: Config) -> None:
+    """A row that is dropped for its long prompt loses its answer, not its prompt: the alarm's share is that of D12."""
+    with Path(str(config.data.train)).open("a") as file:
+        file.write(json.dumps({"prompt": "p" * 150, "completion": "gone"}) + "\n")
+    run = finetune(config.with_values({"train.steps": 1, "data.max_length": 100, "guards.prompts": 0}))
+    alarm = next(alarm for alarm in run.result["alarms"] if alarm["name"] == "truncation")
+    ledger = lines(config, "ledger.jsonl")[0]["summary"]
+    assert ledger["learned_lost"] == len("gone") + 1 < ledger["tokens_lost"]
+    assert alarm["figure"] == ledger["learned_lost"] / ledger["learned_in"]

@@ -293,6 +293,8 @@ def _ledger(entries: Entries, trained: Sequence[Collection], made: Augmented) ->
         tokens_learned=made.corpus.num_learned,
         tokens_context=kept + made.tokens - made.corpus.num_learned,
         tokens_lost=tokens - kept,
+        learned_in=sum(collection.learned_in for collection in trained),
+        learned_lost=sum(collection.toll.lost(collection.policy) for collection in trained),
         augmented=len(made.edits),
         tokens_augmented=made.tokens,
     )

@@ -76,7 +76,7 @@ def measure_start(inputs: Inputs, session: Session, *, base: Sequence[ProbeRecor
         template_loss={_key(name, template.name): loss for name, loss in losses.items()},
         base_loss=base[0].probe_loss if base and base[0].step == 0 else None,
         stop_share=_stop_share(session.corpus, template.stop_ids, cut=ledger.counts["cut"]) if examples else None,
-        lost_share=ledger.tokens_lost / max(ledger.tokens_in, 1),
+        lost_share=ledger.learned_lost / max(ledger.learned_in, 1),
         lost_stops=ledger.counts["cut"],
         mask_expected=expected,
         mask_found=found,

@@ -162,6 +162,12 @@ def test_long_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     finding = next(finding for finding in prepared.findings if finding.id == "D12")
     assert "drop loses 1 row" in finding.message
     assert "cut loses 0 rows" in finding.fix
+    assert prepared.ledger.learned_lost == len("x" * 100) + 1
+    assert prepared.ledger.learned_in - prepared.ledger.learned_lost == prepared.train.num_learned
+    cut = prepare_rows(tmp_path, ROWS, **{"data.max_length": 60, "data.overlong": "cut"})
+    assert cut.ledger.learned_in - cut.ledger.learned_lost == cut.train.num_learned
+    split = prepare_rows(tmp_path, ROWS, **{"data.max_length": 60, "data.overlong": "split"})
+    assert split.ledger.learned_lost == 0
 
 
 def test_a_cut_answer_has_no_end_token(tmp_path: Path) -> None:

@@ -46,6 +46,10 @@ class Toll:
             if within:
                 self.first_cut.append((row.place, length))
 
+    def lost(self, policy: Policy) -> int:
+        """Return the learned tokens that a policy takes away."""
+        return self.learned if policy == "drop" else self.learned_past if policy == "cut" else 0
+
     def absorb(self, part: Toll) -> None:
         """Add the rows that another one counted, which follow."""
         self.rows += part.rows
@@ -115,7 +119,7 @@ def toll_finding(toll: Toll, *, rows: int, learned: int, limit: int, policy: Pol
         "split": "split loses no learned token, only context",
     }
     others = "; ".join(text for name, text in ways.items() if name != policy)
-    lost = toll.learned if policy == "drop" else toll.learned_past if policy == "cut" else 0
+    lost = toll.lost(policy)
     has = "has" if toll.without_answer == 1 else "have"
     over = f"{toll.rows} of {rows} rows {'is' if toll.rows == 1 else 'are'} over {limit} tokens"
     return Finding(
