@@ -179,6 +179,10 @@ class Config(Section):
             raise ValueError(
                 f"train.batch_tokens ({self.train.batch_tokens}) is smaller than data.max_length ({self.data.max_length}): one row would not fit in a step"
             )
+        if self.replay.source and self.replay.source == self.guards.general:
+            raise ValueError(
+                f"guards.general: {self.replay.source} is replayed, so forgetting would be measured on text that is trained. Give another file"
+            )
         if conflict := self._engine_conflict():
             raise ValueError(conflict)
         return self

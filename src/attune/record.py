@@ -20,6 +20,7 @@ from attune.errors import CheckpointError, ConfigError, RefusedError, ResourceEr
 FORMAT = 1
 MAX_NAME = 80
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+_BEFORE_START = {".lock", "replay"}  # what a run that was killed before it started leaves behind
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -111,7 +112,7 @@ class RunFolder:
         folder = Path(path)
         if folder.is_file():
             raise RefusedError(f"{folder} is a file, and a run needs a folder. Choose another --out.")
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(item.name not in _BEFORE_START for item in folder.iterdir()):
             raise RefusedError(_describe_used(folder))
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         try:

@@ -129,7 +129,7 @@ def test_a_row_whose_own_copy_is_held_out_has_no_variants_like_it(tmp_path: Path
 
 def test_only_the_last_question_changes(tmp_path: Path) -> None:
     """In a conversation the system prompt, earlier turns and all answers stay; a learned question stays as it is."""
-    turns = [
+    turns: list[tuple[str, str, dict[str, bool]]] = [
         ("system", "You are a guide.", {}),
         ("user", "Describe the sea.", {}),
         ("assistant", "It is wide.", {}),

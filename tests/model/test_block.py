@@ -292,7 +292,7 @@ def widened(name: str) -> Any:
     """Return a model with heads as wide as kernels want them, its weights such as bfloat16 holds, on the processor."""
     config = copy.deepcopy(CONFIGS[name])
     undropped = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)  # no two devices drop the same
-    wider = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
+    wider: dict[str, float] = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
     wider = {"n_embd": 256, **undropped} if name == "gpt2" else wider
     config.update({**wider, "query_pre_attn_scalar": 64} if name == "gemma2" else wider)
     torch.manual_seed(0)

@@ -98,7 +98,7 @@ def plan_probes(config: Config, prepared: Prepared, *, context: int | None) -> P
     return ProbePlan(
         train_rows=train_rows,
         task_rows=task_rows,
-        general_rows=rows // sizes.fewer,
+        general_rows=min(rows // sizes.fewer, MOST_ROWS) if sizes.writes else rows // sizes.fewer,
         general_tokens=sizes.general,
         questions=tuple(questions[at] for at in chosen),
         openings=tuple(questions[at] for at in spread_evenly(len(questions), OPENINGS if chosen else 0)),

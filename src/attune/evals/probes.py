@@ -61,7 +61,10 @@ class Probes:
         run: Path,
         loss: LossOptions = PLAIN,
     ) -> None:
-        """`run`: the run's folder; `loss`: which kernel may compute losses. Raises: ConfigError for a bad schema."""
+        """`run`: the run's folder; `loss`: which kernel may compute losses.
+
+        Raises: ConfigError for a bad schema, DataError when guards.general cannot be used.
+        """
         self.model, self.plan, self.config, self.template = model, plan, config, prepared.template
         self.folder, self.loss = run / FOLDER, loss
         self._train = _take(prepared.train, plan.train_rows)
@@ -76,6 +79,8 @@ class Probes:
             schema=None if schema is None else Schema(schema, config.data.answer_schema),
         )
         self._general: Corpus | None = None
+        has_file = config.guards.general and not (self.folder / GENERAL).is_file()
+        self._given = self._read_given() if has_file else None  # before anything is written: it may hold nothing of use
         self._base: Mapping[str, TopK | Tensor | None] = {}
 
     @property
@@ -163,17 +168,22 @@ class Probes:
         texts = [orjson.loads(line)["tokens"] for line in path.read_bytes().splitlines()]
         return written_corpus(texts, name=self.config.guards.general or GENERAL)
 
-    def _make_general(self, machine: Machine) -> Corpus:
+    def _read_given(self) -> Corpus:
+        """Return the general texts of the user's file."""
         config, plan = self.config, self.plan
-        if config.guards.general:
-            return read_general(
-                config.guards.general,
-                config.data,
-                self.template,
-                rows=plan.general_rows,
-                max_tokens=plan.general_tokens,
-                setting="guards.general",
-            )
+        return read_general(
+            config.guards.general,
+            config.data,
+            self.template,
+            rows=plan.general_rows,
+            max_tokens=plan.general_tokens,
+            setting="guards.general",
+        )
+
+    def _make_general(self, machine: Machine) -> Corpus:
+        if self.config.guards.general:
+            return self._given or self._read_given()
+        config, plan = self.config, self.plan
         tokenizer = self.template.tokenizer
         with arithmetic(machine.precision, machine.device):
             texts = write_texts(

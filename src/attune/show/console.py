@@ -191,6 +191,11 @@ class Console:
         if self._notes <= MAX_NOTES:
             self.line("note", text)
 
+    def _on_action(self, text: str) -> None:
+        """Say what was done with the run, however much was said before."""
+        self._flush()
+        self.line("note", text)
+
     def _on_progress(self, progress: Mapping[str, Any]) -> None:
         """Show how many rows a model has answered: a bar on a terminal, else one line at the end."""
         rows, total = int(progress["rows"]), int(progress["of"])

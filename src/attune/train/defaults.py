@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +111,14 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
         every,
         f"about {_DIVISIONS} validations in {steps} steps" if facts.has_valid else "no validation rows",
     )
+    _settle_watching(config, facts, settle)
+    settle("checkpoint.every", valid_every, "at each validation")
+    settle("log.every", every, f"about {_DIVISIONS} lines in {steps} steps")
+    return config.with_values({key: value for key, (value, _) in found.items()}), found
+
+
+def _settle_watching(config: Config, facts: Facts, settle: Callable[[str, Any, str], Any]) -> None:
+    """Settle what is replayed beside the rows and what chooses the best step."""
     weight, kl = replay_weights(config.replay)
     why = "the model's own texts say what it knew" if config.replay.source == SELF else "no texts of the model's own"
     settle("replay.weight", weight, why)
@@ -119,9 +128,6 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
         "val_exact_match" if facts.structured else "val_loss",
         f"answers are {facts.structured}" if facts.structured else "answers are free text, or none are held out",
     )
-    settle("checkpoint.every", valid_every, "at each validation")
-    settle("log.every", every, f"about {_DIVISIONS} lines in {steps} steps")
-    return config.with_values({key: value for key, (value, _) in found.items()}), found
 
 
 def step_tokens(stream: Stream, steps: int) -> NDArray[np.int64]:

@@ -236,14 +236,10 @@ def _train(run: RunFolder, session: Session, watch: Watch, stop: StopRequest) ->
             watch.tell("saved", path)
         if last:
             return False
-        if is_over:
-            return True
-        if session.loses_patience():
-            run.event(
-                "stop",
-                f"no better {config.early_stop.metric} in {config.early_stop.patience} validations",
-                step=record.step,
-            )
+        is_late, done = (False, "") if is_over else session.act_on_patience()
+        if done:
+            watch.say("stop" if is_late else "note", done)
+        if is_over or is_late:
             return True
         if stop.signal:
             done = f"{record.step} of {session.total_steps} steps are done and saved"

@@ -251,23 +251,21 @@ class Session:
         else:
             self.progress = replace(best, stale=best.stale + 1)
 
-    def loses_patience(self) -> bool:
-        """Act when the last validations brought nothing better: lower the learning rate, or say that it is time to end.
+    def act_on_patience(self) -> tuple[bool, str]:
+        """Act when the last validations brought nothing better; return whether the run is over, and what was done.
 
-        Does nothing unless early_stop.patience is set.
+        The learning rate is lowered, or it is time to end; nothing happens unless early_stop.patience is set.
         """
         wish = self.config.early_stop
         if not 0 < wish.patience <= self.progress.stale:
-            return False
+            return False, ""
+        times = "the last validation" if wish.patience == 1 else f"{wish.patience} validations"
+        said = f"no better {wish.metric} in {times}"
         if wish.reduce == 1 or self.progress.reductions >= wish.reductions:
-            return True
+            return True, said
         scale = self.progress.rate_scale * wish.reduce
         self.progress = replace(self.progress, stale=0, rate_scale=scale, reductions=self.progress.reductions + 1)
-        self._notes.append(
-            f"no better {wish.metric} in {wish.patience} validations: the learning rate is now {scale:.3g} of what "
-            "the schedule says"
-        )
-        return False
+        return False, f"{said}: the learning rate is now {scale:.3g} of what the schedule says"
 
     def save(self, folder: Path, *, seconds: float) -> Path:
         """Write a checkpoint of this step into `folder` and delete the ones no longer kept; return its path."""

@@ -122,6 +122,11 @@ class Watch:
             self.run.event("note", text, step=self.session.progress.step)
             self.tell("note", text)
 
+    def say(self, kind: str, text: str) -> None:
+        """Record and tell what was done with the run."""
+        self.run.event(kind, text, step=self.session.progress.step)
+        self.tell("action", text)
+
     def sum_up(self) -> None:
         """Say of alarms that were not told one by one how many there were."""
         self._raise(self._raised.rest(self.history))
@@ -139,7 +144,7 @@ class Watch:
             return False
         if self.stop.id in NUMERICAL:
             raise TrainingError(f"{_told(self.stop)}\nguards.stop_on asks to stop for it.")
-        self.run.event("stop", f"guards.stop_on asks to stop for {self.stop.id} {self.stop.name}", step=self.stop.step)
+        self.say("stop", f"guards.stop_on asks to stop for {self.stop.id} {self.stop.name}")
         return True
 
     def _take_in(self, record: ValidRecord, measured: Measured, *, scores: Mapping[str, float]) -> None:

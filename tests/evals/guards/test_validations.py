@@ -207,3 +207,29 @@ def test_what_was_not_measured_is_not_judged() -> None:
     assert "forgetting" in sound(after_validation(history))
     history.add_valid(valid(20, 2.0))
     assert after_validation(history) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "raises"), [((1.0, 1.21), False), ((1.0, 1.21, 1.19), False), ((1.0, 1.21, 1.21), True)]
+)
+def test_few_rows_must_rise_much_and_twice(losses: tuple[float, ...], raises: bool) -> None:
+    """Three validation rows allow no test: a fifth more than the best loss, twice in a row, is a warning."""
+    history = History(facts())
+    for number, loss in enumerate(losses, start=1):
+        history.add_probe(probe(10 * number, 1.0 / number))
+        history.add_valid(valid(10 * number, loss, val_rows=3), rows_around(loss, rows=3))
+        found = sound(after_validation(history))
+    assert ("overfit" in found) == raises
+    if raises:
+        assert found["overfit"].severity == "warning"
+        assert "3 rows, too few for a test" in found["overfit"].message
+
+
+def test_a_model_that_moved_without_losing_is_told_by_the_divergence_alone() -> None:
+    """General text that became likelier is not named as what it costs."""
+    history = History(facts())
+    history.add_probe(probe(0, general_loss=3.0, kl_general=0.0))
+    history.add_probe(probe(10, general_loss=2.5, kl_general=2 * DEFAULT.general_kl))
+    message = sound(after_validation(history))["forgetting"].message
+    assert "predictions moved" in message
+    assert "costs" not in message

@@ -33,7 +33,8 @@ GUARDS = {
             "Validation rows become less likely than at the best validation, training rows likelier.",
             "Paired t-test over rows against the best of the validations (Sidak), as z > `overfit_z`, and a rise of "
             "`overfit_rise` of the best loss. An error after `overfit_in_a_row` validations with z > "
-            "`overfit_error_z` and a rise of `overfit_error_rise`, unless the task metric holds.",
+            "`overfit_error_z` and a rise of `overfit_error_rise`, unless the task metric holds. Below `overfit_rows` "
+            "rows: a rise of `overfit_few_rise`, `overfit_few_in_a_row` times in a row.",
         ),
         Guard(
             "G1",

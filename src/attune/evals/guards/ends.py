@@ -41,7 +41,8 @@ def _not_learned(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
     worst = _worst(history, probe.step, knew=knew)
     if worst is None:
         return
-    is_error = worst == "error" and recall < limits.stop_error_recall
+    ends = probe.finish_rate is not None and probe.finish_rate >= limits.finish_share * history.facts.reference_finish
+    is_error = worst == "error" and recall < limits.stop_error_recall and not ends
     yield make_alarm(
         "stop-not-learned",
         probe.step,

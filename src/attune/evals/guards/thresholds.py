@@ -15,7 +15,9 @@ class Thresholds:
     overfit_in_a_row: int = 3  # validations, from which the warning is an error
     overfit_error_z: float = 3.0  # that an error needs besides: the best validation may have been a lucky one
     overfit_error_rise: float = 0.05  # of the best validation loss, likewise
-    overfit_rows: int = 8  # fewer validation rows say nothing
+    overfit_rows: int = 8  # fewer validation rows say nothing by a test
+    overfit_few_rise: float = 0.2  # of the best validation loss: what so few rows must show instead ...
+    overfit_few_in_a_row: int = 2  # ... in so many validations
     overfit_most_rows: int = 2000  # rows that are compared, those that the run folder keeps
     # G1 mismatch: what training rows gained against what validation rows gained
     mismatch_fall: float = 0.3  # loss on training rows must have fallen so much before they are compared

@@ -35,10 +35,16 @@ def _is_rise(history: History, found: Validation) -> bool:
     """Whether validation rows are surely and noticeably worse off than at the best validation before."""
     limits = history.thresholds
     if found.best is None or found.rows < limits.overfit_rows:
-        return False
+        return found.best is not None and _share_of_rise(found) > limits.overfit_few_rise
     least = limits.overfit_rise * found.best.val_loss
     # by rows and by tokens: a few long rows must not decide alone
     return found.z > limits.overfit_z and found.rise > least and found.record.val_loss - found.best.val_loss > least
+
+
+def _share_of_rise(found: Validation) -> float:
+    """Return how much higher the validation loss is than the best one, as a share of that."""
+    assert found.best is not None
+    return found.record.val_loss / max(found.best.val_loss, 1e-12) - 1
 
 
 def _train_losses(history: History, found: Validation) -> tuple[float, float]:
@@ -65,16 +71,21 @@ def _overfit(history: History, found: Validation) -> Iterator[Alarm]:
         if not _is_rise(history, earlier):
             break
         in_a_row += 1
-    is_error = in_a_row >= limits.overfit_in_a_row and found.z > limits.overfit_error_z
+    is_few = found.rows < limits.overfit_rows
+    if is_few and in_a_row < limits.overfit_few_in_a_row:
+        return
+    sure = f"z {found.z:.1f} over {found.rows:,} rows"
+    sure = f"{in_a_row} times in a row, over {found.rows:,} rows, too few for a test" if is_few else sure
+    is_error = in_a_row >= limits.overfit_in_a_row and found.z > limits.overfit_error_z and not is_few
     is_error = is_error and found.rise > limits.overfit_error_rise * best.val_loss and not _task_holds(history, found)
     yield make_alarm(
         "overfit",
         record.step,
         "error" if is_error else "warning",
-        figure=found.z,
-        threshold=limits.overfit_error_z if is_error else limits.overfit_z,
-        message=f"Validation loss is {_nats(record.val_loss)}, up from {_nats(best.val_loss)} at step {best.step} (z "
-        f"{found.z:.1f} over {found.rows:,} rows), while training loss {_went(before, now)}: rows are learned by "
+        figure=_share_of_rise(found) if is_few else found.z,
+        threshold=limits.overfit_few_rise if is_few else limits.overfit_error_z if is_error else limits.overfit_z,
+        message=f"Validation loss is {_nats(record.val_loss)}, up from {_nats(best.val_loss)} at step {best.step} "
+        f"({sure}), while training loss {_went(before, now)}: rows are learned by "
         "heart.",
         fix=f"The best step is kept. --early_stop.patience 3 stops by itself; --train.steps {best.step} ends there; "
         "more rows, or --data.augment 2 for small sets."
@@ -167,7 +178,7 @@ def _forgetting(history: History, probe: ProbeRecord) -> Iterator[Alarm]:
     else:
         return
     said = []
-    if math.isfinite(rise) and start.general_loss is not None:
+    if rise > 0 and start.general_loss is not None:
         said.append(f"general text costs {start.general_loss + rise:.2f} nats a token, {start.general_loss:.2f} before")
     if math.isfinite(kl):
         said.append(f"predictions moved by {kl:.2f} nats (KL to the base model)")
