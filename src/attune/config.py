@@ -100,7 +100,7 @@ class TrainConfig(Section):
 class ValidConfig(Section):
     """When the model is measured on held-out rows."""
 
-    every: Positive | Auto = Field(default="auto", description="Steps between validations; auto: about ten in a run.")
+    every: Positive | Auto = Field(default="auto", description="Steps between validations; auto: about eight in a run.")
 
 
 class CheckpointConfig(Section):
@@ -145,7 +145,7 @@ class ReplayConfig(Section):
 class LogConfig(Section):
     """What is printed, and who else hears of it."""
 
-    every: Positive | Auto = Field(default="auto", description="Steps between printed lines; auto: about ten lines in a run. Every step is recorded all the same.")
+    every: Positive | Auto = Field(default="auto", description="Steps between printed lines; auto: about eight lines in a run. Every step is recorded all the same.")
     to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default=[], description="Trackers that get every recorded number, such as tensorboard,wandb; each needs its extra.")
 
 

@@ -50,7 +50,7 @@ def test_train_without_a_config_file(capsys: pytest.CaptureFixture[str], rows: s
     assert len(lines) <= 25
     assert lines[0] == "data      rows.jsonl: JSONL of 40 rows: prompt/completion"
     assert [line.split()[0] for line in lines[1:7]] == ["rows", "tokens", "template", "model", "device", "plan"]
-    assert sum(line.startswith("step") for line in lines) == 11
+    assert sum(line.startswith("step") for line in lines) == 8
     assert Path(lines[-2].removeprefix("report    ")).is_file()
     folder = lines[-1].removeprefix("next      attune eval ")
     assert folder.startswith("runs/rows-")

@@ -36,6 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
             "train.batch_rows": 4,
             "train.learning_rate": 0.02,
             "adapter.kind": request.param,
+            "guards.enabled": False,
         }
     )
     finetune(config)
@@ -145,7 +146,7 @@ def test_the_card_tells_of_alarms_and_extras(config: Config, tmp_path: Path) -> 
     card = (tmp_path / "b" / "model" / "README.md").read_text()
     assert "the weights of step 3, the best by field_accuracy.\n" in card
     assert "| field_accuracy | 0.625 |\n| loss | 0.5 |" in card
-    assert "Replay of texts of the base model itself: 0.5 of a step's tokens, weight 1." in card
+    assert "Replay of texts of the base model itself: 0.5 of a step's tokens, loss with weight 0, divergence" in card
     assert "NEFTune noise, alpha 5." in card
     lines = card.split("## Alarms\n\n")[1].splitlines()
     assert lines[0] == "- error, step 40, G1 overfit: Validation loss rises."

@@ -27,6 +27,7 @@ from attune.data.corpus import Corpus
 from attune.errors import CheckpointError
 from attune.evals.heldout import arithmetic
 from attune.model.divergence import TopK, top_log_probs
+from attune.model.generate import vocabulary_of
 from attune.model.loss import learned_logits, learned_states, logits_of
 from attune.record import write_atomic
 from attune.types import Batch
@@ -174,7 +175,8 @@ def _compare_batch(
 ) -> Iterator[Tensor]:
     """Yield nll, kl, whether a stop token is first, and its share, [4, some], of the learned tokens in order."""
     learned = batch.learned if batch.learned is not None else torch.nonzero(batch.targets >= 0).squeeze(1)
-    targets, stops = batch.targets[learned], torch.tensor(list(stop_ids), device=batch.targets.device)
+    known = [one for one in stop_ids if one < vocabulary_of(model)]  # a tokenizer may have more than the model
+    targets, stops = batch.targets[learned], torch.tensor(known, dtype=torch.int64, device=batch.targets.device)
     theirs = None if isinstance(base, TopK) else _base_logits(model, batch, base)
     first = 0
     for logits in learned_logits(model, batch):

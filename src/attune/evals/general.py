@@ -16,7 +16,7 @@ from attune.data.encoding.tokenizer import Tokenizer
 from attune.data.reading.intake import Intake
 from attune.errors import DataError, TemplateError
 from attune.evals.questions import to_rows
-from attune.model.generate import generate
+from attune.model.generate import generate, vocabulary_of
 from attune.types import Encoded, Example, Place
 
 FEWEST_TOKENS = 8  # a shorter piece says little, and models write it when they stop at once
@@ -52,8 +52,12 @@ def write_texts(
 ) -> list[tuple[int, ...]]:
     """Return a text for each start, sampled by the model at temperature 1: its tokens with start and stop token.
 
-    At most `max_tokens` each; those that stop before FEWEST_TOKENS are left out.
+    At most `max_tokens` each; those that stop before FEWEST_TOKENS are left out, and starts with tokens that the model
+    does not know.
     """
+    starts = [start for start in starts if max(start) < vocabulary_of(model)]
+    if not starts:
+        return []
     longest = max(len(start) for start in starts)
     made = generate(
         model, starts, stop_ids=stop_ids, max_new_tokens=max(1, max_tokens - longest), temperature=1.0, seed=seed

@@ -21,6 +21,7 @@ from attune.errors import TemplateError
 from attune.evals.basis import Machine
 from attune.evals.heldout import measure
 from attune.evals.questions import learned_tokens, spread, to_rows
+from attune.model.generate import vocabulary_of
 from attune.types import NOT_LEARNED, Batch, Example
 
 ROWS = 32  # conversations on which templates are compared
@@ -58,6 +59,8 @@ def template_losses(
     shown = {one.name: rows for one in _candidates(template) if (rows := _answers(chats, one)) is not None}
     if template.name not in shown:
         return {}
+    known = vocabulary_of(model)
+    shown = {name: corpus for name, corpus in shown.items() if name == template.name or corpus.tokens.max() < known}
     fits = np.ones(len(chats), dtype=bool)
     for corpus in shown.values():
         fits &= (corpus.lengths <= (context or np.inf)) & (learned_tokens(corpus) > 0)

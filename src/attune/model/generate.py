@@ -112,6 +112,11 @@ def context_length(model: nn.Module) -> int | None:
     return None if length is None else int(length)
 
 
+def vocabulary_of(model: nn.Module) -> int:
+    """Return how many tokens the model knows; a tokenizer may have more."""
+    return int(_core(model).get_input_embeddings().weight.shape[0])
+
+
 def room_for_answer(model: nn.Module, prompt: Sequence[int], name: str) -> int:
     """Return how many tokens the model's context leaves for an answer to `prompt`, at least 1.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 10
 MAX_FINDINGS = 2  # lines; the rest is counted. The whole of a normal run is at most 25 lines.
-MAX_NOTES = 2
-MAX_ALARM_LINES = 6  # different warnings and errors, and what to do; the rest is counted
+MAX_NOTES = 1
+MAX_ALARM_LINES = 2  # the first warning or error, and what to do; the rest is named at the end
 
 
 class Console:
@@ -210,10 +210,11 @@ class Console:
     def _on_done(self, result: Mapping[str, Any]) -> None:
         self.close()
         run = result["run"]
-        if self._notes > MAX_NOTES:
-            self.line("note", f"{self._notes - MAX_NOTES} more in {run}/events.jsonl")
+        more = f"{self._notes - MAX_NOTES} more notes in {run}/events.jsonl" if self._notes > MAX_NOTES else ""
         if result.get("alarms"):
-            self.line("alarms", alarms_counted(result["alarms"]))
+            self.line("alarms", "; ".join(filter(None, (alarms_counted(result["alarms"]), more))))
+        elif more:
+            self.line("note", more)
         ending = f"{duration(result['seconds'])}{self._gain(result)}"
         if result["stopped_early"]:
             done = f"{count(result['steps'])} of {count(result['total_steps'])} steps"
@@ -262,12 +263,15 @@ def data_lines(prepared: Any) -> Iterator[tuple[str, str]]:
 
 
 def alarms_counted(alarms: Sequence[Any]) -> str:
-    """Return how many alarms there were of each severity, from their records or their entries in result.json."""
-    found = Counter(alarm["severity"] if isinstance(alarm, Mapping) else alarm.severity for alarm in alarms)
+    """Return how many alarms there were of each severity and which, from records or the entries of result.json."""
+    found: dict[str, list[str]] = {}
+    for alarm in alarms:
+        entry = alarm if isinstance(alarm, Mapping) else asdict(alarm)
+        found.setdefault(entry["severity"], []).append(entry["name"])
     kinds = [
-        f"{found[severity]} {severity}{'s' * (found[severity] > 1 and severity != 'info')}"
+        f"{len(names)} {severity}{'s' * (len(names) > 1 and severity != 'info')} ({', '.join(dict.fromkeys(names))})"
         for severity in SEVERITIES
-        if found[severity]
+        if (names := found.get(severity))
     ]
     return f"{', '.join(kinds)}: what they mean and what to do is in the report"
 

@@ -210,8 +210,8 @@ def _document(looked: Audit, findings: Sequence[Finding], prepared: Prepared | N
             "in": ledger.tokens_in + ledger.tokens_augmented if ledger else None,
             "learned": ledger.tokens_learned if ledger else None,
             "lost": ledger.tokens_lost if ledger else None,
-            "augmented": ledger.tokens_augmented if ledger else None,
         },
+        "augmented": ledger.augmented if ledger else None,
         "findings": [plain(finding) for finding in findings],
         "files": [
             {

@@ -20,7 +20,7 @@ Resolved = dict[str, tuple[Any, str]]
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}
 MOST_STEPS = 20_000  # of a run that are looked at one by one
 SELF = "self"  # replay.source: texts that the model writes before training
-_DIVISIONS = 10  # validations and printed lines in a run
+_DIVISIONS = 8  # validations and printed lines in a run
 
 
 @dataclass(frozen=True, slots=True)

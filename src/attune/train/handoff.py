@@ -16,6 +16,7 @@ from attune.data.prepare import Prepared
 from attune.model.adapter import save_model
 from attune.record import RunFolder, json_text, plain, write_atomic
 from attune.train.data_files import data_name
+from attune.train.defaults import replay_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -112,8 +113,11 @@ def describe_extras(config: Config) -> list[str]:
         said.append(f"Up to {config.data.augment} reworded variants of each row")
     if replay.source:
         source = "texts of the base model itself" if replay.source == "self" else "a file of general text"
-        kl = "" if replay.kl == "auto" else f", divergence from the base model with weight {replay.kl:g}"
-        said.append(f"Replay of {source}: {replay.share:g} of a step's tokens, weight {replay.weight:g}{kl}")
+        weight, kl = replay_weights(replay)
+        said.append(
+            f"Replay of {source}: {replay.share:g} of a step's tokens, loss with weight {weight:g}, divergence from "
+            f"the base model with weight {kl:g}"
+        )
     return said
 
 

@@ -64,8 +64,6 @@ class Watch:
         self._trackers = open_trackers(config, run, resumed=resumed, tell=tell)
         if plan is not None and not resumed:
             run.event("note", f"guards: {plan.reason}")
-            if plan.cost > config.guards.cost:
-                tell("note", f"guards: {plan.reason}")
 
     @property
     def skips(self) -> int:
