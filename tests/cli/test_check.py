@@ -48,7 +48,7 @@ def test_good_rows(capsys: pytest.CaptureFixture[str], rows: Path) -> None:
     """Without a model rows are read and counted, and nothing is claimed about tokens."""
     code, document, lines = check(capsys, str(rows))
     assert (code, document["ok"], document["rows"], document["ledger"]["used"]) == (0, True, 40, 40)
-    assert document["tokens"] == {"in": None, "learned": None, "lost": None, "augmented": None}
+    assert document["tokens"] == {"in": None, "learned": None, "lost": None}
     assert lines[-1] == f"next      attune train {rows} --model FOLDER"
 
 

@@ -14,7 +14,7 @@ from tests.cli.checking import CUT, add, once, severities
 from tests.tiny import write_rows
 
 KEYS = {"rows", "ok", "ledger", "tokens", "findings", "files", "lengths", "coverage", "duplicates", "leaks", "template"}
-KEYS |= {"allowed", "mismatch"}
+KEYS |= {"allowed", "augmented", "mismatch"}
 
 
 @pytest.mark.parametrize("with_model", [False, True])

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 10
 MAX_FINDINGS = 2  # lines; the rest is counted. The whole of a normal run is at most 25 lines.
-MAX_NOTES = 1
+MAX_NOTES = 2
+MAX_SAID = 3  # lines of notes and alarms together
 MAX_ALARM_LINES = 2  # the first warning or error, and what to do; the rest is named at the end
 
 
@@ -38,6 +39,7 @@ class Console:
         self._best: Mapping[str, Any] = {}  # step, metric and value of the best validation, as the run judges
         self._scores: Mapping[str, float] = {}  # of the answers at the validation that comes next
         self._notes = 0
+        self._notes_told = 0
         self._alarm_lines = 0
         self._told: dict[str, int] = {}  # alarms by name: place in SEVERITIES of the worst that was told
 
@@ -177,7 +179,8 @@ class Console:
         when = f"at step {count(alarm.step)}" if alarm.step else "before training"
         said = [("alarm", f"{alarm.severity}, {alarm.name} {when}: {alarm.message}")]
         said += [("", alarm.fix)] if alarm.fix and known is None else []
-        said = said[: MAX_ALARM_LINES - self._alarm_lines]
+        room = min(MAX_ALARM_LINES, MAX_SAID - self._notes_told)
+        said = said[: max(0, room - self._alarm_lines)]
         if not said:
             return
         self._flush()
@@ -188,7 +191,8 @@ class Console:
 
     def _on_note(self, text: str) -> None:
         self._notes += 1
-        if self._notes <= MAX_NOTES:
+        if self._notes_told < min(MAX_NOTES, MAX_SAID - self._alarm_lines):
+            self._notes_told += 1
             self.line("note", text)
 
     def _on_action(self, text: str) -> None:
@@ -210,7 +214,8 @@ class Console:
     def _on_done(self, result: Mapping[str, Any]) -> None:
         self.close()
         run = result["run"]
-        more = f"{self._notes - MAX_NOTES} more notes in {run}/events.jsonl" if self._notes > MAX_NOTES else ""
+        untold = self._notes - self._notes_told
+        more = f"{untold} more notes in {run}/events.jsonl" if untold else ""
         if result.get("alarms"):
             self.line("alarms", "; ".join(filter(None, (alarms_counted(result["alarms"]), more))))
         elif more:
