@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from attune.data.augment_limits import is_english, kept_spans, may_be_edited, may_be_framed, may_change
@@ -248,8 +248,3 @@ _FRAMES: dict[Kind, Edits] = {
     },
     "other": {},
 }
-
-
-def edit_names() -> Iterator[str]:
-    """Yield the name of every edit."""
-    yield from {name for edits in (*_FRAMES.values(), _LESSER_ENGLISH) for name in edits}

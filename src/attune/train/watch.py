@@ -69,7 +69,7 @@ class Watch:
     def skips(self) -> int:
         """How many steps in a row that are not finite are passed over."""
         is_fault = "not-finite" in self._stops or self.session.config.train.gradient_release
-        return 0 if is_fault else 2
+        return 0 if is_fault else self.history.most_skipped
 
     def begin(self) -> None:
         """Measure the model before training, and say what is wrong with the run before its first step.

@@ -100,12 +100,12 @@ def test_not_finite(loss: float, norm: float) -> None:
     found = raised_by(history, loss, norm)
     assert found["not-finite"].severity == "error"
     assert "nothing was updated" in found["not-finite"].message
-    assert [history.is_lost, raised_by(history, loss, norm)["not-finite"].figure] == [False, 2]
-    assert [history.is_lost, raised_by(history, loss, norm)["not-finite"].figure] == [False, 3]
-    assert [history.is_lost, history.num_not_finite] == [True, 3]
+    assert raised_by(history, loss, norm)["not-finite"].figure == 2
+    assert raised_by(history, loss, norm)["not-finite"].figure == 3
+    assert history.num_not_finite == 3
     assert history.smooth_loss == before
     assert not raised_by(history, 1.0, 0.5)
-    assert not history.is_lost
+    assert history.not_finite_in_a_row == 0
 
 
 def test_not_finite_with_gradient_release_says_what_was_done() -> None:

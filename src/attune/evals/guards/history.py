@@ -148,9 +148,9 @@ class History:
         self.probes.append(record)
 
     @property
-    def is_lost(self) -> bool:
-        """Whether so many steps in a row were not finite that skipping more is useless."""
-        return self.not_finite_in_a_row >= self.thresholds.not_finite_in_a_row
+    def most_skipped(self) -> int:
+        """How many steps in a row that are not finite may be skipped: one more ends the run."""
+        return self.thresholds.not_finite_in_a_row - 1
 
     @property
     def start_loss(self) -> float:
