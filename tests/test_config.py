@@ -51,6 +51,7 @@ def test_with_values_checks_again() -> None:
         ({"adapter.rslora": True}, r"adapter\.rslora: .*adapter\.kind is full"),
         ({"adapter.dora": True}, r"Set adapter\.kind lora, or leave adapter\.dora off"),
         ({"train.fp8": True, "adapter.kind": "qlora"}, r"adapter\.kind lora in place of qlora"),
+        ({"early_stop.reduce": 0.3}, r"early_stop\.patience is 0, so it would never be used"),
         ({"adapter.dropout": 1.0}, "less than 1"),
         ({"train.label_smoothing": 1.0}, "less than 1"),
         ({"train.beta1": 1.0, "train.beta2": 1.0}, "less than 1"),

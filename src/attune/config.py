@@ -183,6 +183,11 @@ class Config(Section):
             raise ValueError(
                 f"guards.general: {self.replay.source} is replayed, so forgetting would be measured on text that is trained. Give another file"
             )
+        if self.early_stop.reduce < 1 and not self.early_stop.patience:
+            raise ValueError(
+                f"early_stop.reduce is {self.early_stop.reduce:g}, but early_stop.patience is 0, so it would never be used.\n"
+                "Set early_stop.patience to a number of validations, or leave early_stop.reduce at 1"
+            )
         if conflict := self._engine_conflict():
             raise ValueError(conflict)
         return self

@@ -57,6 +57,18 @@ def test_early_stopping_needs_held_out_rows() -> None:
         resolve(wish, replace(FACTS, has_valid=False))
 
 
+def test_a_metric_asked_for_needs_held_out_rows() -> None:
+    """The default may stand idle without them; what was asked for, even the default's own value, is refused."""
+    bare = replace(FACTS, has_valid=False)
+    settled = resolve(Config(), bare)[0]
+    for metric in ("val_loss", "exact_match"):
+        wish = Config().with_values({"early_stop.metric": metric})
+        assert resolve(wish, FACTS)[0].early_stop.metric == metric
+        with pytest.raises(ConfigError, match=rf"early_stop\.metric is {metric}, but no rows .*\n.*--data\.valid FILE"):
+            resolve(wish, bare)
+    assert resolve(settled, bare)[0] == settled, "the config of a run can be resumed and run again"
+
+
 def test_precision_follows_device_and_adapter() -> None:
     """On cuda all weights are bfloat16, and the reason says who keeps what that cannot hold; on a CPU float32."""
     cuda = replace(FACTS, device="cuda")

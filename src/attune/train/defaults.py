@@ -62,14 +62,9 @@ def replay_weights(config: ReplayConfig) -> tuple[float, float]:
 def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
     """Return the config without any `auto` left, and for each value filled in here, the reason.
 
-    Raises: ConfigError when early stopping is asked for and nothing is held out to go by.
+    Raises: ConfigError when early stopping or its metric is asked for and nothing is held out to go by.
     """
     found: Resolved = {}
-    if config.early_stop.patience and not facts.has_valid:
-        raise ConfigError(
-            f"early_stop.patience is {config.early_stop.patience}, but no rows are held out that could stop the run.\n"
-            "Give some (--data.valid FILE, or a larger --data.valid_share), or leave early_stop.patience at 0."
-        )
 
     def settle(key: str, value: Any, reason: str) -> Any:
         section, _, name = key.rpartition(".")
@@ -114,7 +109,28 @@ def resolve(config: Config, facts: Facts) -> tuple[Config, Resolved]:
     _settle_watching(config, facts, settle)
     settle("checkpoint.every", valid_every, "at each validation")
     settle("log.every", every, f"about {_DIVISIONS} lines in {steps} steps")
+    if not facts.has_valid:
+        _refuse_early_stop(config, is_resolved=not found)
     return config.with_values({key: value for key, (value, _) in found.items()}), found
+
+
+def _refuse_early_stop(config: Config, *, is_resolved: bool) -> None:
+    """Raise ConfigError for a wish of early stopping that nothing held out could meet.
+
+    The config of an earlier run (`is_resolved`: it holds no `auto`) names a metric that nobody asked for.
+    """
+    wish = config.early_stop
+    next_step = "Give some (--data.valid FILE, or a larger --data.valid_share), or leave"
+    if wish.patience:
+        raise ConfigError(
+            f"early_stop.patience is {wish.patience}, but no rows are held out that could stop the run.\n"
+            f"{next_step} early_stop.patience at 0."
+        )
+    if wish.metric != "auto" and not is_resolved:
+        raise ConfigError(
+            f"early_stop.metric is {wish.metric}, but no rows are held out on which it could choose the best step.\n"
+            f"{next_step} early_stop.metric at auto."
+        )
 
 
 def _settle_watching(config: Config, facts: Facts, settle: Callable[[str, Any, str], Any]) -> None:

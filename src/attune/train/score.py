@@ -103,7 +103,8 @@ def choose_half(groups: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
 
 def _tuned_on(prepared: Prepared, config: Config) -> Session:
     """Return a session whose model was tuned for a few epochs; nothing is written."""
-    config = config.with_values({"train.steps": "auto", "train.epochs": EPOCHS, "early_stop.patience": 0})
+    no_stop = {"early_stop.patience": 0, "early_stop.reduce": 1.0, "early_stop.metric": "auto"}
+    config = config.with_values({"train.steps": "auto", "train.epochs": EPOCHS, **no_stop})
     base = locate(config.model)
     stream = stream_of(prepared.train, config)
     facts = Facts(
