@@ -78,7 +78,7 @@ def test_planted_wrong_answers_are_found(tmp_path: Path) -> None:
         rows[line - 1]["completion"] = "qzx vkw pbj zzqk xxvw"
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"data.valid_share": 0.0, "train.batch_rows": 4, "train.learning_rate": 0.01}
+    settings: dict[str, object] = {"data.valid_share": 0.0, "train.batch_rows": 4, "train.learning_rate": 0.01}
     # the halves that are trained here hold nothing out, whatever the run itself is asked for
     settings |= {"early_stop.metric": "val_loss", "early_stop.patience": 2, "early_stop.reduce": 0.5}
     document = check_rows(make_config(path, {"model": str(base)}, settings), with_scores=True).document
