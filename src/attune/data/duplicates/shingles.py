@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from attune.data.duplicates.codes import mix, sort_within
 from attune.data.duplicates.words import Words
 from attune.data.lint.thresholds import Thresholds
+from attune.data.processors import in_threads
 
 SAMPLE_ROWS = 50_000  # rows in which shingles are counted; more rows are sampled evenly
 SAMPLE_WORDS = 10_000_000
@@ -110,14 +111,18 @@ def find_common(words: Words, rows: NDArray[np.int64], thresholds: Thresholds) -
     mean = max(1.0, float(lengths.mean())) if len(rows) else 1.0
     wanted = int(min(len(rows), SAMPLE_ROWS, max(1000, SAMPLE_WORDS / mean)))
     sample = rows[np.linspace(0, len(rows) - 1, wanted).astype(np.int64)] if len(rows) else rows
-    positions, bounds = gather(row_spans(words, sample))
+    spans = row_spans(words, sample)
     limit = max(thresholds.common_fewest_rows, thresholds.common_shingle_share * len(sample))
-    found = shingles_at(words, positions)
+
+    def of_chunk(piece: slice) -> NDArray[np.uint32]:
+        return shingles_at(words, gather(Spans(spans.begins[piece], spans.ends[piece]))[0])
+
+    found = np.concatenate([np.zeros(0, np.uint32), *in_threads(of_chunk, list(chunks_of(spans)))])
     # only a shingle whose upper bits are met often can be met often itself: few are left to be sorted
     upper = found >> np.uint32(32 - UPPER_BITS)
     is_often = (np.bincount(upper, minlength=1 << UPPER_BITS) > limit)[upper]
     keys = found[is_often].astype(np.uint64) << np.uint64(32)
-    keys |= np.repeat(np.arange(len(sample), dtype=np.uint64), np.diff(bounds))[is_often]
+    keys |= np.repeat(np.arange(len(sample), dtype=np.uint64), spans.ends - spans.begins)[is_often]
     keys.sort()
     once = keys[np.flatnonzero(np.diff(keys, prepend=keys[:1] - np.uint64(1)))] >> np.uint64(32)
     first = np.flatnonzero(np.diff(once, prepend=once[:1] - np.uint64(1)))
@@ -135,23 +140,54 @@ def jaccard(words: Words, a: Spans, b: Spans, common: Common | None) -> tuple[ND
 
     Without `common` single words are compared, each of weight 1. Two spans without weight are alike (1).
     """
-    sides = []
-    for spans in (a, b):
-        positions, bounds = gather(spans)
-        values = words.flat[positions] if common is None else shingles_at(words, positions)
-        number = np.repeat(np.arange(len(bounds) - 1, dtype=np.uint64), np.diff(bounds))
-        ordered = (number << np.uint64(32)) | sort_within(values, bounds)
-        is_new = np.ones(len(ordered), np.bool_)
-        np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
-        sides.append(ordered[is_new])
-    keys = np.concatenate(sides)
-    keys.sort(kind="stable")
-    is_again = np.zeros(len(keys), np.bool_)
-    is_again[1:] = keys[1:] == keys[:-1]
-    weights = np.ones(len(keys)) if common is None else common.weigh((keys & np.uint64(0xFFFFFFFF)).astype(np.uint32))
-    pair = (keys >> np.uint64(32)).astype(np.int64)
-    shared = np.bincount(pair[is_again], weights[is_again], len(a.begins)).astype(np.float64)
-    union = np.bincount(pair, weights, len(a.begins)).astype(np.float64) - shared
+    spans, (of_a, of_b) = _each_once(a, b)
+    values, bounds = _distinct(words, spans, is_single=common is None)
+    number = np.repeat(np.arange(len(spans.begins)), np.diff(bounds))
+    weights = np.bincount(number, _weigh(common, values), len(spans.begins)).astype(np.float64)
+    sides = (gather(Spans(bounds[of], bounds[of + 1])) for of in (of_a, of_b))
+    both = np.concatenate([_keys(values[at], of_pairs) for at, of_pairs in sides])
+    both.sort(kind="stable")
+    twice = both[~_is_new(both)]
+    pair = (twice >> np.uint64(32)).astype(np.int64)
+    shared = np.bincount(pair, _weigh(common, twice.astype(np.uint32)), len(of_a)).astype(np.float64)
+    union = weights[of_a] + weights[of_b] - shared
     alike = np.ones(len(union))
     np.divide(shared, union, out=alike, where=union > 0)
     return alike, union
+
+
+def _each_once(a: Spans, b: Spans) -> tuple[Spans, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the different spans of two sides, and which of them each side has: a row is in several pairs."""
+    begins, lengths = np.concatenate((a.begins, b.begins)), np.concatenate((a.ends - a.begins, b.ends - b.begins))
+    width = int(lengths.max(initial=0)) + 1
+    keys, of = np.unique(begins * width + lengths, return_inverse=True)
+    begins = keys // width
+    return Spans(begins, begins + keys % width), (of[: len(a.begins)], of[len(a.begins) :])
+
+
+def _distinct(words: Words, spans: Spans, *, is_single: bool) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Return the shingles (`is_single`: the words) of each span, each once and ascending, and the bounds of each."""
+    positions, bounds = gather(spans)
+    found = words.flat[positions] if is_single else shingles_at(words, positions)
+    keys = _keys(sort_within(found, bounds), bounds)
+    is_new = _is_new(keys)
+    total = np.concatenate((np.zeros(1, np.int64), np.cumsum(is_new, dtype=np.int64)))
+    return keys[is_new].astype(np.uint32), total[bounds]
+
+
+def _keys(values: NDArray[np.uint32], bounds: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return values, each under the number of the stretch between bounds that it is in."""
+    keys = np.repeat(np.arange(len(bounds) - 1, dtype=np.uint64) << np.uint64(32), np.diff(bounds))
+    keys |= values
+    return keys
+
+
+def _is_new(ordered: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which of some numbers in order differ from the one before."""
+    is_new = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+    return is_new
+
+
+def _weigh(common: Common | None, shingles: NDArray[np.uint32]) -> NDArray[np.float64]:
+    return np.ones(len(shingles)) if common is None else common.weigh(shingles)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import chain
 
 import numpy as np
@@ -47,8 +46,8 @@ def find_candidates(bands: NDArray[np.uint64], rows: NDArray[np.int64]) -> NDArr
             buckets = order[first[sizes == size, None] + np.arange(size)]
             left, right = np.triu_indices(size, 1)
             found.append(_packed(rows[buckets[:, left].ravel()], rows[buckets[:, right].ravel()]))
-        large = np.flatnonzero(sizes > LARGE_BUCKET)
-        found += _neighbours(bands, rows, (order[first[at] : first[at] + sizes[at]] for at in large), number)
+        is_large = sizes > LARGE_BUCKET
+        found += _neighbours(bands, rows, (order, first[is_large], sizes[is_large]), number)
         return found
 
     found = chain.from_iterable(in_threads(of_band, range(len(bands))))
@@ -64,14 +63,24 @@ def _runs(ordered: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 def _neighbours(
-    bands: NDArray[np.uint64], rows: NDArray[np.int64], buckets: Iterable[NDArray[np.int64]], number: int
+    bands: NDArray[np.uint64],
+    rows: NDArray[np.int64],
+    buckets: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    number: int,
 ) -> list[NDArray[np.uint64]]:
-    found = []
-    for bucket in buckets:
-        following = [bands[(number + step) % BANDS][bucket] for step in (3, 2, 1)]
-        ordered = rows[bucket[np.lexsort(following)]]
-        found.append(_packed(ordered[1:], np.full(len(ordered) - 1, ordered[0])))
-        found += [_packed(ordered[step:], ordered[:-step]) for step in range(1, NEIGHBOURS + 1)]
+    """Return the pairs of one band's large buckets. `buckets`: rows in order, where each bucket begins, its size."""
+    order, first, sizes = buckets
+    bucket = np.repeat(np.arange(len(sizes)), sizes)
+    starts = np.cumsum(sizes) - sizes
+    members = order[np.repeat(first - starts, sizes) + np.arange(len(bucket))]
+    following = [bands[(number + step) % BANDS][members] for step in (3, 2, 1)]
+    ordered = rows[members[np.lexsort((*following, bucket))]]
+    is_later = np.ones(len(ordered), np.bool_)
+    is_later[starts] = False
+    found = [_packed(ordered[is_later], np.repeat(ordered[starts], sizes)[is_later])]
+    for step in range(1, NEIGHBOURS + 1):
+        is_one = bucket[step:] == bucket[:-step]
+        found.append(_packed(ordered[step:][is_one], ordered[:-step][is_one]))
     return found
 
 
