@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +17,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from attune.config import Config
 from attune.data.corpus import Corpus
 from attune.data.prepare import Prepared
+from attune.model.divergence import KEPT, TopK
 from attune.train.estimate import HEAP, Load, footprint
 from attune.train.measure import _Given
+from attune.train.replay import Replay
 from attune.train.session import Session
 from attune.train.trace import ATTENTION, trace
 from attune.world import World
@@ -68,6 +71,10 @@ class Held(TorchDispatchMode):
         ("llama", {"precision": "bfloat16", "train.optimizer": "adamw_8bit"}),
         ("qwen3", {"train.kernels": "fused"}),
         ("qwen3", {}),
+        ("llama", {"adapter.kind": "lora", "adapter.dora": True}),
+        ("llama", {"adapter.kind": "lora", "adapter.dora": True, "train.checkpointing": 6}),
+        ("llama", {"adapter.kind": "lora", "adapter.dora": True, "train.micro_tokens": LENGTH}),
+        ("qwen3", {"adapter.kind": "lora", "adapter.dora": True, "precision": "bfloat16", "train.micro_tokens": 128}),
     ],
 )
 def test_the_estimate_is_what_tensors_take(name: str, values: dict[str, Any], tmp_path: Path) -> None:
@@ -89,9 +96,38 @@ def test_the_estimate_is_what_tensors_take(name: str, values: dict[str, Any], tm
         session = Session(config, cast(Prepared, _Given(corpus)), base=tmp_path, world=World())
         held.peak = 0  # what loading took is not looked at
         assert len(list(session.train())) == 3
-    heap = HEAP[config.adapter.kind]
+    heap = HEAP["dora" if config.adapter.dora else config.adapter.kind]
     tensors = expected.total - expected.activations * (1 - 1 / heap)
     assert tensors / held.peak == pytest.approx(1, abs=CLOSE), (tensors, held.peak)
+
+
+@pytest.mark.parametrize("kl", [0.0, 1.0])
+def test_the_estimate_counts_what_is_replayed(kl: float, tmp_path: Path) -> None:
+    """Replayed texts come when gradients are there, all of their tokens are learned, and logits are compared."""
+    torch.manual_seed(0)
+    wide = LlamaConfig(**{**SIZES, "vocab_size": 6000, "num_hidden_layers": 2})
+    AutoModelForCausalLM.from_config(wide).save_pretrained(tmp_path)
+    config = Config().with_values({
+        "model": str(tmp_path), "device": "cpu", "precision": "float32", "train.steps": 3, "train.batch_rows": ROWS,
+        "train.micro_tokens": ROWS * LENGTH, "train.learning_rate": 1e-5, "train.checkpointing": "none",
+        "data.share_prefixes": False, "train.compile": False,
+    })  # fmt: skip
+    corpus, tokens = make_corpus([LENGTH] * ROWS), ROWS * LENGTH
+    texts = replace(corpus, learned=np.tile(np.arange(LENGTH) > 0, ROWS))
+    learned, kept = ROWS * (LENGTH - 1), KEPT if kl else 0
+    base = TopK(torch.arange(KEPT).expand(learned, KEPT).int(), torch.full((learned, KEPT), -5.0)) if kl else None
+    expected = footprint(tmp_path, config).memory(
+        Load(tokens, learned, ROWS * LENGTH**2, accumulates=True, kept=kept), checkpointed=0
+    )
+    alone = footprint(tmp_path, config).memory(_load(corpus, tokens))
+    with Held() as held:
+        session = Session(config, cast(Prepared, _Given(corpus)), base=tmp_path, world=World())
+        session.take_replay(Replay(texts, base, tokens, 1.0, kl, seed=0))
+        held.peak = 0
+        assert len(list(session.train())) == 3
+    heap = expected.activations * (1 - 1 / HEAP["full"])
+    assert (expected.total - heap) / held.peak == pytest.approx(1, abs=CLOSE)
+    assert (alone.total - alone.activations * (1 - 1 / HEAP["full"])) / held.peak < 1 - CLOSE
 
 
 def _load(corpus: Corpus, micro_tokens: int) -> Load:

@@ -13,12 +13,13 @@ import pytest
 import attune.train.measure as measuring
 import attune.train.plan as planning
 from attune.config import Config
-from attune.errors import ConfigError, ModelError
+from attune.errors import ConfigError, DataError, ModelError
 from attune.train.estimate import Footprint, Head, Load, footprint
-from attune.train.measure import Measured
+from attune.train.measure import Measured, Trial
 from attune.train.metrics import FlosCounter
 from attune.train.plan import Bounds, Choice, choose, plan
-from attune.train.run import gather
+from attune.train.replay import Replay
+from attune.train.run import finetune, gather
 from attune.train.trace import Stored, imagine_model
 from attune.train.work import survey_work
 from tests.tiny import write_model_folder, write_rows
@@ -41,7 +42,7 @@ def config(tmp_path: Path, base: Path) -> Config:
 
 def make_footprint(**changes: Any) -> Footprint:
     """Return a footprint of round numbers: 1 GB of weights, and 1 MB a token in 10 layers."""
-    head = Head(width=100, vocabulary=1000, element=2, weight_element=2, trains=False, room=2**20, beside=0)
+    head = Head(width=100, vocabulary=1000, element=2, weight_element=2, trains=False, room=2**20, beside=0, compared=0)
     whole = Footprint(
         weights=GB,
         gradients=GB,
@@ -53,6 +54,8 @@ def make_footprint(**changes: Any) -> Footprint:
         flos=FlosCounter(1, 1, 1, 1, 1),
         parameters=1,
         heap=1.0,
+        passing=0,
+        shares=False,
     )
     return replace(whole, **changes)
 
@@ -151,22 +154,23 @@ def test_what_the_user_set_is_not_chosen() -> None:
 def test_the_worst_micro_batch_is_full_of_the_longest_rows(config: Config) -> None:
     """It holds the longest row, never more than the limit, and leaves less room than the shortest row needs."""
     work = survey_work(gather(config, lambda kind, payload: None))
+    pile = work.rows
     for tokens in (300, 500, 1000):
-        rows = work.fill(tokens)
-        sizes = work.sizes[rows]
+        rows = pile.fill(tokens)
+        sizes = pile.sizes[rows]
         assert sizes[0] == work.corpus.lengths.max()
         assert sizes.sum() <= tokens
-        assert tokens - sizes.sum() < work.sizes[-1] or len(rows) == len(work.sizes)
+        assert tokens - sizes.sum() < pile.sizes[-1] or len(rows) == len(pile.sizes)
         assert len(set(rows.tolist())) == len(rows)
-    assert len(work.fill(1)) == 1
+    assert len(pile.fill(1)) == 1
 
 
 def test_the_work_of_a_run_is_the_sum_of_its_steps(config: Config) -> None:
     """Tokens, learned tokens and pairs are those of the rows that the stream deals out."""
     work = survey_work(gather(config, lambda kind, payload: None))
     rows = np.concatenate([work.stream.rows(step) for step in range(1, 9)])
-    assert work.tokens == work.corpus.lengths[rows].sum()
-    assert work.learned_tokens == sum(int(work.corpus.row(int(row))[1].sum()) for row in rows)
+    assert work.trained.row_tokens == work.corpus.lengths[rows].sum()
+    assert work.trained.learned_tokens == sum(int(work.corpus.row(int(row))[1].sum()) for row in rows)
     assert work.largest == max(work.corpus.lengths[work.stream.rows(step)].sum() for step in range(1, 9))
 
 
@@ -183,7 +187,7 @@ def test_a_plan_without_measuring_computes_nothing(config: Config, monkeypatch: 
 
 def test_a_measured_plan(config: Config) -> None:
     """The largest step really runs, in a process of its own, and gives memory, speed and time."""
-    document = plan(config.with_values({"data.share_prefixes": False}))
+    document = plan(config.with_values({"data.share_prefixes": False, "guards.enabled": False}))
     memory = document["memory_gb"]
     assert document["fits"] is True
     assert memory["measured"] > 0
@@ -231,6 +235,58 @@ def test_what_cannot_fit_is_not_tried_and_says_what_could(config: Config, monkey
     assert len(document["instead"]) <= 1
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_operations_are_those_that_training_counts(config: Config, tmp_path: Path, share: bool) -> None:
+    """Shared beginnings count once and replayed texts count: what is planned is what the finished run has recorded."""
+    rows = [{"prompt": f"{'the same long beginning ' * 3}{n}", "completion": "yes " * (n % 5 + 1)} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "general.txt").write_text("\n\n".join(f"Of ships and winds, part {n}." for n in range(20)))
+    wishes = {"data.share_prefixes": share, "replay.source": str(tmp_path / "general.txt"), "guards.enabled": False}
+    config = config.with_values({**wishes, "out": str(tmp_path / "run"), "data.cache": "off"})
+    document = plan(config, measuring=False)
+    assert (document["computed_tokens"] < document["tokens"]) == share
+    done = finetune(config.with_values(document["config"])).result
+    assert document["train_flos"] == pytest.approx(done["metrics"]["train_flos"], rel=1e-6)
+
+
+def test_replayed_texts_are_measured(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worst steps have the longest texts that a micro-batch holds beside them, later ones those of a usual step."""
+    trials: list[tuple[Trial, Config]] = []
+
+    def keep(trial: Trial, config: Config, base: Path) -> Measured:
+        trials.append((trial, config))
+        return Measured(10**6, 100.0, 1.0)
+
+    monkeypatch.setattr(measuring, "measure", keep)
+    plan(config.with_values({"replay.source": "self", "replay.rows": 9, "replay.max_tokens": 40, "replay.share": 0.3}))
+    trial, settled = trials[0]
+    seen: list[int] = []
+    usual = Replay.batches_of
+
+    def batches_of(self: Replay, rows: Any, micro_tokens: int) -> Any:
+        found = usual(self, rows, micro_tokens)
+        assert all(base is not None for _, base in found), "the divergence is computed, too"
+        seen.append(len(rows))
+        return found
+
+    monkeypatch.setattr(Replay, "batches_of", batches_of)
+    measuring._write(trial, settled, Path(settled.model), tmp_path)
+    assert measuring.compute(tmp_path).peak is not None
+    assert trial.replay is not None
+    assert trial.worst_texts is not None
+    assert seen == [len(trial.worst_texts)] * 2 + [len(trial.replay.rows(step)) for step in (1, 2, 3)]
+    assert len(trial.worst_texts) > 1
+
+
+def test_the_time_counts_replay_and_guards(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards take their share of the time of the steps; replay is part of the measured speed and is not added again."""
+    monkeypatch.setattr(measuring, "measure", lambda *_: Measured(10**6, 100.0, 1e9))
+    alone = plan(config.with_values({"guards.enabled": False}))["hours"]
+    assert plan(config)["hours"] > alone
+    beside = config.with_values({"guards.enabled": False, "replay.source": "self", "replay.share": 2.0})
+    assert plan(beside)["hours"] == pytest.approx(alone, rel=0.01)
+
+
 @pytest.mark.parametrize("settings", [{"train.micro_tokens": 10**6}, {"train.gradient_release": True}])
 def test_fewer_tokens_at_once_are_the_first_advice(
     config: Config, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -262,6 +318,8 @@ def test_faults_of_the_child_are_those_of_training(config: Config) -> None:
         ({"train.fp8": True}, ModelError),
         ({"train.checkpointing": 3}, ConfigError),
         ({"train.gradient_release": True, "train.clip": 1e6, "train.micro_tokens": 128}, ConfigError),
+        ({"replay.source": "self", "train.gradient_release": True, "train.clip": 1e6}, ConfigError),
+        ({"replay.source": "missing.jsonl"}, DataError),
     ],
 )
 def test_what_training_refuses_is_not_planned(

@@ -13,7 +13,7 @@ from attune.model.loss import PLAIN, LossOptions, judged_sums, learned_logits
 from attune.types import Batch
 
 KEPT = 64  # likeliest tokens of each position
-_CPU_BYTES, _CUDA_BYTES = 2**26, 2**28  # of logits in float32 that are held at once
+CPU_BYTES, CUDA_BYTES = 2**26, 2**28  # of logits in float32 that are held at once
 
 
 class TopK(NamedTuple):
@@ -73,7 +73,7 @@ def _judge(logits: Tensor, task: HeadTask, rows: slice, *, base: TopK, weight: f
     factors = torch.full((len(logits),), task.scale, dtype=wide, device=logits.device)
     if task.weights is not None:
         factors = factors * task.weights[rows].to(wide)
-    size = max(1, (_CUDA_BYTES if logits.is_cuda else _CPU_BYTES) // (logits.shape[1] * wide.itemsize))
+    size = max(1, (CUDA_BYTES if logits.is_cuda else CPU_BYTES) // (logits.shape[1] * wide.itemsize))
     kept = TopK(*(part[rows].to(logits.device, non_blocking=True) for part in base))
     found = []
     for first in range(0, len(logits), size):

@@ -10,15 +10,19 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from attune.config import Config
+from attune.model.attention import EXACT, PER_ROW
 from attune.model.block import obstacle_of
 from attune.model.checkpointing import decoder_layers
+from attune.model.divergence import CPU_BYTES, CUDA_BYTES
+from attune.model.neftune import enable_neftune
 from attune.train.metrics import FlosCounter
 from attune.train.optim import state_bytes
-from attune.train.trace import Stored, imagine_model, trace
+from attune.train.trace import ATTENTION, Stored, imagine_model, trace
 
 HEAD_ROWS = 8192  # learned tokens whose logits exist at once, at most
 WORKING = 0.7  # of what a plain layer stores: what its backward pass holds besides (gradients of the wide products)
-HEAP = {"full": 1.25, "lora": 1.9, "qlora": 1.9}  # on a CPU: memory held a byte of activations, for the heap has holes
+# on a CPU: memory held a byte of activations, for the heap has holes
+HEAP = {"full": 1.25, "lora": 1.9, "dora": 1.6, "qlora": 1.9}
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # of a weight: 4 bits, a byte of scale for 64, a float for 256 scales
 
 
@@ -26,13 +30,15 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # of a weight: 4 bits, a byte of scal
 class Load:
     """The largest micro-batch: its tokens, how many of them are learned, and the squares of its rows' lengths, summed.
 
-    `accumulates`: a step has several, so that gradients are already there when the next one is computed.
+    `accumulates`: a step has several, so that gradients are already there when the next one is computed. `kept`: how
+    many of the base's likeliest tokens each learned one is compared with, 0 for the usual loss.
     """
 
     tokens: int
     learned: int
     squares: int
     accumulates: bool
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,8 @@ class Memory:
 class Head:
     """The language-model head: its sizes, the bytes of a number in arithmetic and in its weight, and if it trains.
 
-    `room`: bytes of logits that exist at once; `beside`: bytes a logit that the loss takes besides, 0 in one kernel.
+    `room`: bytes of logits that exist at once; `beside`: bytes a logit that the loss takes besides, 0 in one kernel;
+    `compared`: bytes of logits in float32 that are compared with the base's at once.
     """
 
     width: int
@@ -60,14 +67,22 @@ class Head:
     trains: bool
     room: int
     beside: int
+    compared: int
 
-    def bytes(self, learned: int) -> float:
+    def bytes(self, learned: int, kept: int = 0) -> float:
         """Return what the loss of so many learned tokens takes: their states and gradients, logits, and the weight's.
 
         The gradient of the weight is added up in float32; a weight wider than arithmetic is copied into its type.
+        `kept`: as in Load; then logits are compared some rows at a time, in three copies that are no shorter than
+        float32, two where they are themselves one.
         """
         rows = min(learned, HEAD_ROWS, max(self.room // (self.vocabulary * self.element), 64))
-        logits = rows * self.vocabulary * (self.element + self.beside)
+        logits = float(rows * self.vocabulary * (self.element + self.beside))
+        if kept:
+            wide = max(self.element, 4)
+            some = min(rows, max(self.compared // (self.vocabulary * wide), 1))
+            copies = some * self.vocabulary * wide * (2 if wide == self.element else 3)
+            logits = rows * self.vocabulary * self.element + copies + learned * min(kept, self.vocabulary) * (12 + wide)
         size = self.vocabulary * self.width
         weight = (4 * size if self.trains else 0) + (self.element * size if self.weight_element > self.element else 0)
         return 2 * learned * self.width * self.element + logits + weight
@@ -87,6 +102,8 @@ class Footprint:
     flos: FlosCounter
     parameters: int
     heap: float  # bytes held for a byte of activations
+    passing: int  # bytes that a layer's forward pass holds for a moment, whatever the batch
+    shares: bool  # whether rows will share what they begin with
 
     def memory(self, load: Load, *, checkpointed: int = 0, offload: bool = False) -> Memory:
         """Return the peak of a step with such micro-batches, `checkpointed` layers being computed again."""
@@ -95,8 +112,8 @@ class Footprint:
         kept = 0.0 if offload else stored.layer_input
         layer = stored.layer * load.tokens + self.scores * load.squares
         held = (stored.layers - again) * layer + (again * kept + stored.rest) * load.tokens + stored.fixed
-        working = self.working * load.tokens + (layer if again else self.scores * load.squares)
-        activations = self.heap * (held + max(self.head.bytes(load.learned), working))
+        working = max(self.working * load.tokens, self.passing) + (layer if again else self.scores * load.squares)
+        activations = self.heap * (held + max(self.head.bytes(load.learned, load.kept), working))
         last = self.heap * (held / max(stored.layers, 1) + working)  # at the first layer, when all gradients are there
         both = activations + self.gradients if load.accumulates else max(activations, self.gradients + last)
         fixed = self.weights + self.optimizer
@@ -118,12 +135,14 @@ def footprint(base: Path, config: Config) -> Footprint:
         gradients=max(sizes, default=0) if released else sum(sizes),
         optimizer=state_bytes(model, config.train),
         stored=_lean(plain, settings, config) if fused else plain,
-        working=WORKING * plain.layer,
+        working=WORKING * _without_dora(plain, base, config).layer,
         scores=_score_bytes(settings, config),
         head=_head(model, config),
         flos=FlosCounter.of(model),
         parameters=sum(p.numel() for p in model.parameters()),
-        heap=HEAP[config.adapter.kind] if config.device == "cpu" else 1.0,
+        heap=HEAP["dora" if config.adapter.dora else config.adapter.kind] if config.device == "cpu" else 1.0,
+        passing=_dora_bytes(model, config),
+        shares=_shares(model, config),
     )
 
 
@@ -132,6 +151,36 @@ def is_fused(model: nn.Module, config: Config) -> bool:
     train, layers = config.train, decoder_layers(model)
     wanted = train.kernels == "fused" or (train.kernels == "auto" and config.device == "cuda")
     return wanted and train.compile is not True and bool(layers) and all(obstacle_of(part) is None for part in layers)
+
+
+def _without_dora(plain: Stored, base: Path, config: Config) -> Stored:
+    """Return what the same layers store without the copies that DoRA scales: these are gone when the rest begins."""
+    if not config.adapter.dora:
+        return plain
+    return trace(imagine_model(base, config.with_values({"adapter.dora": False})), mixed=config.precision == "mixed")
+
+
+def _dora_bytes(model: nn.Module, config: Config) -> int:
+    """Return what measuring the columns of the largest adapted weight takes in every forward pass.
+
+    PEFT multiplies the adapter's matrices with an identity matrix, all in float32, and adds their product to the weight
+    in a copy of it, both of them of the type of the weight.
+    """
+    if not config.adapter.dora:
+        return 0
+    parts: list[Any] = [part for part in model.modules() if hasattr(part, "lora_magnitude_vector")]
+    sizes = [(int(part.in_features), int(part.out_features)) for part in parts]
+    rank, wide, own = config.adapter.rank, max(_element(config), 4), _element(config)
+    return max((wide * (i * i + i * rank + i * o) + 2 * own * i * o for i, o in sizes), default=0)
+
+
+def _shares(model: nn.Module, config: Config) -> bool:
+    """Whether rows of this model will share what they begin with. Raises: ConfigError as training does."""
+    from attune.train.session import shares_prefixes
+
+    enable_neftune(model, config.train.neftune_alpha)
+    counted = model.config._attn_implementation == ATTENTION  # type: ignore[union-attr]  # noqa: SLF001 - its only name
+    return shares_prefixes(model, config, attention=EXACT if counted else PER_ROW)
 
 
 def _element(config: Config) -> int:
@@ -193,4 +242,5 @@ def _head(model: nn.Module, config: Config) -> Head:
         trains=bool(weight.requires_grad),
         room=2**30 if fused else 2**26,
         beside=0 if fused else (8 if _element(config) == 2 else 4),  # a copy, in float32 where they are shorter
+        compared=CUDA_BYTES if config.device == "cuda" else CPU_BYTES,
     )

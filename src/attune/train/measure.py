@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,12 @@ from attune.data.corpus import Corpus, Places
 from attune.errors import ResourceError, UserError
 from attune.types import Place, StepRecord
 
+if TYPE_CHECKING:
+    from attune.model.divergence import TopK
+    from attune.train.replay import Replay
+    from attune.train.session import Session
+    from attune.types import Batch
+
 Rows = NDArray[np.int64]
 STDERR = 2  # the file; sys.stderr may be something else
 TINY_RATE = 1e-30  # a learning rate that leaves the model as it is, so that every step is like the first
@@ -33,12 +40,17 @@ TINY_RATE = 1e-30  # a learning rate that leaves the model as it is, so that eve
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is to be computed: steps of rows of a corpus, the first `worst` for the peak, the last `timed` for time."""
+    """What is to be computed: steps of rows of a corpus, the first `worst` for the peak, the last `timed` for time.
+
+    Beside each are texts that are replayed, None for none: `worst_texts` in the first ones, later those of the step.
+    """
 
     corpus: Corpus
     steps: tuple[Rows, ...]
     worst: int
     timed: int
+    replay: Replay | None = None
+    worst_texts: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +127,28 @@ def _write(trial: Trial, config: Config, base: Path, folder: Path) -> None:
     numbers = np.split(places, np.cumsum([len(step) for step in trial.steps])[:-1])
     chosen = np.zeros(trial.corpus.num_rows, dtype=bool)
     chosen[needed] = True
-    part = trial.corpus.keep(chosen)
-    arrays: dict[str, Any] = {"tokens": part.tokens, "learned": part.learned, "offsets": part.offsets}
-    if part.weights is not None:
-        arrays["weights"] = part.weights
-    np.savez(folder / "rows.npz", **arrays)
+    _write_rows(trial.corpus.keep(chosen), folder / "rows.npz")
+    replay = None
+    if trial.replay is not None and trial.worst_texts is not None:
+        _write_rows(trial.replay.corpus, folder / "texts.npz")
+        given = {name: getattr(trial.replay, name) for name in ("tokens", "weight", "kl", "seed")}
+        replay = given | {"worst": trial.worst_texts.tolist()}
     task = {
         "config": config.model_dump(),
         "base": str(base.resolve()),
         "steps": [step.tolist() for step in numbers],
         "worst": trial.worst,
         "timed": trial.timed,
+        "replay": replay,
     }
     (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+
+
+def _write_rows(corpus: Corpus, file: Path) -> None:
+    arrays: dict[str, Any] = {"tokens": corpus.tokens, "learned": corpus.learned, "offsets": corpus.offsets}
+    if corpus.weights is not None:
+        arrays["weights"] = corpus.weights
+    np.savez(file, **arrays)
 
 
 def _read_rows(file: Path) -> Corpus:
@@ -165,6 +186,53 @@ class _FixedSteps:
         return step / len(self.steps)
 
 
+@dataclass(frozen=True, slots=True)
+class _FixedReplay:
+    """Replay whose texts in the first `count` steps are given; later ones are those of the step that is usual then."""
+
+    usual: Replay
+    worst: Rows
+    count: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weight(self) -> float:
+        """Return the weight of the mean loss."""
+        return self.usual.weight
+
+    @property
+    def kl(self) -> float:
+        """Return the weight of the mean divergence."""
+        return self.usual.kl
+
+    def batches(self, step: int, micro_tokens: int) -> tuple[tuple[Batch, TopK | None], ...]:
+        """Return the texts of a step in batches, as Replay does."""
+        rows = self.worst if step <= self.count else self.usual.rows(step - self.count)
+        return self.usual.batches_of(rows, micro_tokens)
+
+
+def _open_replay(folder: Path, task: dict[str, Any], session: Session) -> Replay | None:
+    """Return the replay of a trial; what stands for the base's predictions is made up, and of their size."""
+    import torch
+
+    from attune.evals.heldout import predicted_tokens
+    from attune.model.divergence import KEPT, TopK
+    from attune.train.replay import Replay
+
+    given = task["replay"]
+    if given is None:
+        return None
+    corpus = _read_rows(folder / "texts.npz")
+    base = None
+    if given["kl"] > 0:
+        number, kept = len(predicted_tokens(corpus)), min(KEPT, session.vocabulary)
+        dtype = torch.float64 if session.config.precision == "float64" else torch.float32
+        ids = torch.arange(kept, dtype=torch.int32).expand(number, kept).contiguous()
+        base = TopK(ids, torch.full((number, kept), -math.log(2 * kept), dtype=dtype))
+    texts = Replay(corpus, base, given["tokens"], given["weight"], given["kl"], given["seed"])
+    return cast(Replay, _FixedReplay(texts, np.asarray(given["worst"], dtype=np.int64), task["worst"]))
+
+
 def compute(folder: Path) -> Measured:
     """Run a trial that was written into a folder, as training would. For the child process only."""
     import torch
@@ -186,6 +254,7 @@ def compute(folder: Path) -> Measured:
     imagine_model(Path(task["base"]), config)  # whatever it imports is memory of the program, not of the training
     before = _peak_bytes(config.device)
     session = Session(config, cast(Prepared, _Given(corpus)), base=Path(task["base"]), world=world)
+    session.take_replay(_open_replay(folder, task, session))
     shares, records = session.shares, []
 
     def begin(step: int) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attune.config import Config
+from attune.model.folder import model_length
 from attune.train.run import Inputs, Listener, gather
-from attune.train.work import Work, survey_work
 
 if TYPE_CHECKING:  # torch and transformers are imported only after the data were found good
     from attune.train.estimate import Footprint, Memory
     from attune.train.measure import Measured
+    from attune.train.work import Pile, Work
 
 GB = 1e9
 SAFE = 0.94  # share of the free memory that is planned with: allocators leave holes
@@ -53,6 +55,7 @@ def plan(config: Config, *, measuring: bool = True, on_event: Listener | None = 
     inputs = gather(config, tell)
     from attune.train.estimate import footprint
     from attune.train.measure import free_bytes
+    from attune.train.work import survey_work
 
     work = survey_work(inputs)
     _refuse_what_training_refuses(inputs, work)
@@ -97,7 +100,7 @@ def bounds_of(wished: Config, inputs: Inputs, work: Work, *, layers: int) -> Bou
     device, train = str(inputs.config.device), wished.train
     if train.micro_tokens == "auto":
         # a micro-batch is never smaller than a row, and no larger than a step
-        least = _up(min(int(work.sizes[0]), LARGEST[device]))
+        least = _up(min(int(work.rows.sizes[0]), LARGEST[device]))
         most = max(least, min(LARGEST[device], _up(work.largest)))
         if train.gradient_release:  # which needs a step in one piece
             least = most = _up(work.largest)
@@ -157,7 +160,7 @@ class _Plan:
 
     def memory(self, choice: Choice) -> Memory:
         """Return what a choice is expected to take."""
-        return _memory(self.expected, self.work, choice, offload=self.inputs.config.train.offload)
+        return _memory(self.expected, self.work, choice, self.inputs.config)
 
     def settle(self, tell: Listener, *, measuring: bool) -> tuple[Choice, Measured | None]:
         """Return the choice, and what was measured with it.
@@ -191,13 +194,15 @@ class _Plan:
         from attune.train.measure import Trial, measure
 
         work, config = self.work, self.inputs.config.with_values(_settings(choice))
-        worst = work.order[work.fill(choice.micro_tokens)]
+        worst = work.rows.order[work.rows.fill(choice.micro_tokens)]
         if work.largest > choice.micro_tokens and not config.train.gradient_release:
             worst = np.concatenate([worst, worst])  # two micro-batches: gradients are there at the second
         usual = [work.stream.rows(step) for step in range(1, min(work.steps, USUAL_STEPS) + 1)]
         # the optimizer's state is made at the end of the first step; on cuda, kernels are made for new sizes
         steps = (worst, worst, *(usual if config.device == "cuda" else ()), *usual)
-        return measure(Trial(work.corpus, steps, worst=2, timed=len(usual)), config, self.inputs.base)
+        texts = None if work.texts is None else work.texts.order[_worst_texts(work, choice)]
+        trial = Trial(work.corpus, steps, worst=2, timed=len(usual), replay=work.replay, worst_texts=texts)
+        return measure(trial, config, self.inputs.base)
 
     def document(self, choice: Choice, measured: Measured | None) -> dict[str, Any]:
         """Return the JSON document."""
@@ -205,9 +210,8 @@ class _Plan:
         peak = measured.peak if measured else None
         fits = memory.total <= self.free * SAFE if measured is None else peak is not None
         speed = measured.tokens_per_s if measured else None
-        replayed = self.inputs.config.replay.share * work.tokens if self.inputs.config.replay.source else 0.0
-        # a validation is a forward pass: a third of the work
-        hours = None if not speed else (work.tokens + replayed + work.valid_tokens / 3) / speed / 3600
+        counts = work.computed(choice.micro_tokens, share=self.expected.shares)
+        hours = None if measured is None else self._hours(measured)
         return {
             "fits": fits,
             "memory_gb": {
@@ -223,8 +227,9 @@ class _Plan:
             "tokens_per_s": None if speed is None else round(speed, 1),
             "steps": work.steps,
             "hours": None if hours is None else float(f"{hours:.4g}"),
-            "train_flos": self._flos(),
-            "tokens": round(work.tokens),
+            "train_flos": self.expected.flos.of_counts(counts),
+            "tokens": work.trained.row_tokens,
+            "computed_tokens": counts.computed_tokens,
             "device": self.inputs.config.device,
             "micro_tokens": choice.micro_tokens,
             "checkpointing": choice.checkpointed,
@@ -234,20 +239,21 @@ class _Plan:
             "cost": None,
         }
 
-    def _flos(self) -> float:
-        from attune.train.metrics import Counts
+    def _hours(self, measured: Measured) -> float | None:
+        """Return how long the steps, the validations and what the guards measure at them will take."""
+        if not measured.tokens_per_s or not measured.flos_per_s:
+            return None
+        from attune.evals.probe_plan import TRAINED_TOKEN, plan_probes
 
-        work = self.work
-        tokens, learned = round(work.tokens), round(work.learned_tokens)
-        counts = Counts(
-            weight=float(learned),
-            row_tokens=tokens,
-            learned_tokens=learned,
-            computed_tokens=tokens,
-            computed_learned=learned,
-            pairs=round(work.pairs),
-        )
-        return self.expected.flos.of_counts(counts)
+        config, prepared = self.inputs.config, self.inputs.prepared
+        steps = self.work.trained.row_tokens / measured.tokens_per_s
+        # a validation is a forward pass: a third of the work, or half of it where frozen weights need no gradient
+        part = 1 / TRAINED_TOKEN[config.adapter.kind]
+        valid = part * self.expected.flos.of_counts(self.work.valid) / measured.flos_per_s
+        share = 0.0
+        if config.guards.enabled:
+            share = plan_probes(config, prepared, context=model_length(self.inputs.base)).cost
+        return (steps * (1 + share) + valid) / 3600
 
     def _chosen(self, choice: Choice) -> dict[str, Any]:
         """Return the settings that the plan chose and the config should say."""
@@ -277,7 +283,7 @@ class _Plan:
             ):
                 continue
             smallest = Choice(self.bounds.least, self.bounds.many)
-            memory = _memory(footprint(self.inputs.base, changed), self.work, smallest, offload=config.train.offload)
+            memory = _memory(footprint(self.inputs.base, changed), self.work, smallest, changed)
             if memory.total <= self.free * SAFE:
                 return [{"config": dict(settings), "total_gb": _gb(memory.total)}]
         return []
@@ -292,7 +298,7 @@ class _Plan:
         expected = footprint(self.inputs.base, wished)
 
         def memory(choice: Choice) -> int:
-            return _memory(expected, self.work, choice, offload=config.train.offload).total
+            return _memory(expected, self.work, choice, config).total
 
         bounds = bounds_of(wished, self.inputs, self.work, layers=expected.stored.layers)
         choice = choose(bounds, lambda choice: memory(choice) <= self.free * SAFE)
@@ -306,19 +312,32 @@ class _Plan:
         return getattr(self.inputs.config.train, key.removeprefix("train."))
 
 
-def _memory(expected: Footprint, work: Work, choice: Choice, *, offload: bool) -> Memory:
-    """Return what a choice takes by an estimate."""
+def _memory(expected: Footprint, work: Work, choice: Choice, config: Config) -> Memory:
+    """Return what a choice takes by an estimate: the worse of rows and, gradients being there then, replayed texts."""
+    from attune.model.divergence import KEPT
     from attune.train.estimate import Load
 
-    rows = work.fill(choice.micro_tokens)
-    sizes = work.sizes[rows]
-    load = Load(
-        tokens=int(sizes.sum()),
-        learned=int(work.learned[rows].sum()),
-        squares=int((sizes * sizes).sum()),
-        accumulates=work.largest > choice.micro_tokens,
-    )
-    return expected.memory(load, checkpointed=choice.checkpointed, offload=offload)
+    def load(pile: Pile, places: NDArray[np.int64], **more: Any) -> Load:
+        sizes = pile.sizes[places]
+        learned = int(pile.learned[places].sum())
+        return Load(tokens=int(sizes.sum()), learned=learned, squares=int((sizes * sizes).sum()), **more)
+
+    accumulates = work.largest > choice.micro_tokens
+    loads = [load(work.rows, work.rows.fill(choice.micro_tokens), accumulates=accumulates)]
+    if work.replay is not None and work.texts is not None:
+        kept = KEPT if work.replay.kl else 0
+        loads.append(load(work.texts, _worst_texts(work, choice), accumulates=True, kept=kept))
+    again, offload = choice.checkpointed, config.train.offload
+    memories = [expected.memory(one, checkpointed=again, offload=offload) for one in loads]
+    found = max(memories, key=lambda memory: memory.total)
+    on_host = work.kept_bytes(expected.head.vocabulary, expected.head.element) if config.device == "cpu" else 0
+    return replace(found, total=found.total + on_host)
+
+
+def _worst_texts(work: Work, choice: Choice) -> NDArray[np.int64]:
+    """Return places in `work.texts` of the largest micro-batch of replayed texts: of a step, if it has room for one."""
+    assert work.texts is not None and work.replay is not None, "there is replay"  # noqa: PT018
+    return work.texts.fill(min(choice.micro_tokens, work.replay.most_tokens))
 
 
 def _settings(choice: Choice) -> dict[str, Any]:

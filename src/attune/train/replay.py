@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,20 +49,30 @@ class Replay:
     seed: int
     notes: tuple[str, ...] = ()  # what a user should hear of where they come from
 
+    @property
+    def most_tokens(self) -> int:
+        """Return the most tokens that a step gets, but for a single longer text."""
+        # a step takes the texts that fit, so with half a text more it has as many tokens as wanted, on average
+        return round(self.tokens + float(self.corpus.lengths.mean()) / 2)
+
     @cached_property
     def _stream(self) -> Stream:
-        lengths = self.corpus.lengths
-        # a step takes the texts that fit, so with half a text more it has as many tokens as wanted, on average
-        most = round(self.tokens + float(lengths.mean()) / 2)
-        return Stream(lengths, seed=mix_seed("replay", self.seed), batch_rows=1, batch_tokens=most)
+        seed = mix_seed("replay", self.seed)
+        return Stream(self.corpus.lengths, seed=seed, batch_rows=1, batch_tokens=self.most_tokens)
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Return the texts of a step: a function of seed and step alone; none comes twice before all have come once."""
+        return self._stream.rows(step)
 
     def batches(self, step: int, micro_tokens: int) -> tuple[tuple[Batch, TopK | None], ...]:
         """Return the texts of a step in batches of at most `micro_tokens`, each with the base's part for its tokens.
 
-        A function of seed and step alone; none comes twice before all have come once. The batches' `learned_tokens`
-        add up to what their sums are divided by.
+        The batches' `learned_tokens` add up to what their sums are divided by.
         """
-        rows = self._stream.rows(step)
+        return self.batches_of(self.rows(step), micro_tokens)
+
+    def batches_of(self, rows: NDArray[np.int64], micro_tokens: int) -> tuple[tuple[Batch, TopK | None], ...]:
+        """Return some texts likewise."""
         batches = step_batches(self.corpus, rows, micro_tokens, share=False)
         return tuple((batch, self._base_of(batch.rows)) for batch in batches)
 
@@ -83,14 +93,7 @@ def prepare_replay(config: Config, prepared: Prepared, model: nn.Module, run: Ru
     wish = config.replay
     if not wish.source:
         return None
-    weight, kl = replay_weights(wish)
-    _refuse(config, weight, kl)
-    if (longest := _longest(wish, prepared)) < FEWEST_TOKENS:
-        name = "data.max_length" if prepared.max_length < wish.max_tokens else "replay.max_tokens"
-        raise ConfigError(
-            f"{name} is {longest}, so no replayed text could have the {FEWEST_TOKENS} tokens from which on it teaches\n"
-            f"anything. Set it to {FEWEST_TOKENS} or more."
-        )
+    _refuse(config, prepared)
     notes: list[str] = []
     if not (run.path / TEXTS).is_file():
         with needs_memory("writing the texts to replay"):
@@ -98,26 +101,57 @@ def prepare_replay(config: Config, prepared: Prepared, model: nn.Module, run: Ru
         corpus = _without_copies(corpus, prepared.valid, _longest(wish, prepared), notes)
         run.write_lines(TEXTS, _records(corpus, prepared.template))
     corpus = _corpus_of(run.read_lines(TEXTS))
-    base = None
-    if kl > 0:
-        if not (run.path / BASE).is_file():
-            write_base(run.path / BASE, {NAME: _keep_base(model, corpus, config)}, {NAME: corpus})
-        base = read_base(run.path / BASE, {NAME: corpus})[NAME]
+    replay = _of_corpus(config, prepared, corpus, notes)
+    if replay.kl == 0:
+        return replay
+    if not (run.path / BASE).is_file():
+        write_base(run.path / BASE, {NAME: _keep_base(model, corpus, config)}, {NAME: corpus})
+    return replace(replay, base=read_base(run.path / BASE, {NAME: corpus})[NAME])
+
+
+def imagine_replay(config: Config, prepared: Prepared) -> Replay | None:
+    """Return what a run will replay as far as that is known without its model, None without replay.source.
+
+    In place of what the model will write stand as many texts of full length; there is no base.
+    Raises: as `prepare_replay` does.
+    """
+    wish = config.replay
+    if not wish.source:
+        return None
+    _refuse(config, prepared)
+    longest = _longest(wish, prepared)
+    if wish.source == SELF:
+        corpus = written_corpus([np.resize(prepared.train.tokens, longest).tolist()] * wish.rows)
+    else:
+        corpus = _without_copies(_read(config, prepared), prepared.valid, longest, [])
+    return _of_corpus(config, prepared, corpus, [])
+
+
+def _of_corpus(config: Config, prepared: Prepared, corpus: Corpus, notes: list[str]) -> Replay:
+    """Return texts as they are replayed, without a base."""
     assert config.train.steps != "auto", "the config was resolved"
+    weight, kl = replay_weights(config.replay)
     of_step = step_tokens(stream_of(prepared.train, config), min(config.train.steps, _LOOKED_STEPS)).mean()
-    tokens = max(1, round(wish.share * float(of_step)))
-    notes.append(_told(corpus, wish, tokens))
-    return Replay(corpus, base, tokens, weight, kl, config.seed, tuple(notes))
+    tokens = max(1, round(config.replay.share * float(of_step)))
+    return Replay(corpus, None, tokens, weight, kl, config.seed, (*notes, _told(corpus, config.replay, tokens)))
 
 
-def _refuse(config: Config, weight: float, kl: float) -> None:
+def _refuse(config: Config, prepared: Prepared) -> None:
     """Raise ConfigError for settings with which replay does nothing or cannot be."""
+    wish = config.replay
+    weight, kl = replay_weights(wish)
     if weight == 0 and kl == 0:
         raise ConfigError("replay.weight and replay.kl are both 0: replay would change nothing. Set one of them.")
     if config.train.gradient_release:
         raise ConfigError(
             "replay.source: train.gradient_release updates each weight in the first backward pass of a step,\n"
             "and replay needs a second one. Leave one of them off."
+        )
+    if (longest := _longest(wish, prepared)) < FEWEST_TOKENS:
+        name = "data.max_length" if prepared.max_length < wish.max_tokens else "replay.max_tokens"
+        raise ConfigError(
+            f"{name} is {longest}, so no replayed text could have the {FEWEST_TOKENS} tokens from which on it teaches\n"
+            f"anything. Set it to {FEWEST_TOKENS} or more."
         )
 
 

@@ -87,22 +87,23 @@ def trace(model: nn.Module, *, mixed: bool) -> Stored:
 def _count(model: nn.Module, length: int, *, mixed: bool) -> dict[str, float]:
     """Return the bytes that a pass over `length` tokens stores in layers and elsewhere, and what layers take in.
 
-    Each storage counts once, weights not at all. Shapes are worked out as on a CPU, whatever the device will be.
+    Each storage counts once, weights not at all, nor what is gone when the pass is done: graphs whose result was
+    detached, as DoRA's are. Shapes are worked out as on a CPU, whatever the device will be.
     """
     found = {"layers": 0.0, "rest": 0.0, "inputs": 0.0}
+    kept: list[tuple[StorageWeakRef, str, int]] = []  # a weak reference keeps an address from being used twice
     with FakeTensorMode():
         state = {
             name: torch.empty(x.shape, dtype=x.dtype, device="cpu").requires_grad_(x.requires_grad)
             for name, x in (*model.named_parameters(), *model.named_buffers())
         }
         seen = {_storage(x) for x in state.values()}
-        held: list[Tensor] = []  # keeps every storage alive, so that no address is used twice
 
         def keep(x: Tensor) -> Tensor:
             if _storage(x) not in seen:
                 seen.add(_storage(x))
-                held.append(x)
-                found["layers" if within.inside else "rest"] += x.untyped_storage().nbytes()
+                place = "layers" if within.inside else "rest"
+                kept.append((StorageWeakRef(x.untyped_storage()), place, x.untyped_storage().nbytes()))
             return x
 
         tokens = torch.zeros(1, length, dtype=torch.long)
@@ -113,7 +114,10 @@ def _count(model: nn.Module, length: int, *, mixed: bool) -> dict[str, float]:
             torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
         ):
             # the head is counted by itself: it sees learned tokens only
-            torch.func.functional_call(model, state, (), {**inputs, "logits_to_keep": 1}, tie_weights=True)
+            out = torch.func.functional_call(model, state, (), {**inputs, "logits_to_keep": 1}, tie_weights=True)
+        for reference, place, size in kept:
+            found[place] += 0 if reference.expired() else size
+        del out  # until here it holds what its gradient needs
     return found
 
 
