@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoModelForCausalLM
 
-from attune.config import AdapterConfig
+from attune.config import AdapterConfig, Config
 from attune.errors import ConfigError, ModelError
 from attune.model.adapter import attach_adapter, count, load_weights, save_model, trainable_weights
+from attune.model.engine import tune_up
 from attune.model.load import load_model, load_tuned
 from attune.model.loss import loss_sums
 from attune.model.nf4 import quantise_linears
@@ -112,6 +114,40 @@ def test_other_forms_are_saved_and_merged(name: str, form: str, tmp_path: Path) 
     assert torch.equal(loss_sums(load_tuned(tmp_path / "adapter", precision="float64"), batch).loss, found)
     wrapped: Any = model
     torch.testing.assert_close(loss_sums(wrapped.merge_and_unload(), batch).loss.detach(), found)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize("way", ["merge_and_unload", "unload"])
+def test_a_model_without_its_adapter_is_one_that_transformers_loads(name: str, way: str, tmp_path: Path) -> None:
+    """Fused layers lay weights in one memory; with the adapter merged or taken off, they are saved like any others."""
+    base = make_model(name, dtype=torch.float32)
+    base.save_pretrained(tmp_path / "base")
+    model: Any = attach_adapter(base, LORA, seed=0, base=str(tmp_path / "base"))
+    asked = {"adapter.kind": "lora", "train.kernels": "fused", "precision": "float32", "device": "cpu"}
+    assert "fused" in tune_up(model, Config().with_values(asked))[0]
+    batch, optimizer = flat_batch(make_rows((9, 5))), torch.optim.SGD(trainable_weights(model).values(), lr=0.5)
+    for _ in range(2):
+        loss_sums(model.train(), batch).loss.backward()
+        optimizer.step()
+    own = {key: part.data_ptr() for key, part in model.named_parameters()}
+    assert all(own[key] == part.data_ptr() for key, part in model.state_dict().items() if key in own), "copied in vain"
+    tokens = torch.arange(3, 20)[None]
+    tuned = logits_of(base, tokens)  # PEFT has put its layers into it
+    getattr(model, way)().save_pretrained(tmp_path / "alone")
+    before, after = (
+        logits_of(AutoModelForCausalLM.from_pretrained(tmp_path / folder, dtype=torch.float32), tokens)
+        for folder in ("base", "alone")
+    )
+    assert (tuned - before).abs().max() > 0.01
+    torch.testing.assert_close(after, tuned if way == "merge_and_unload" else before, rtol=1e-4, atol=1e-4)
+
+
+def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the logits of rows of tokens, by transformers' own attention."""
+    model.eval().set_attn_implementation("eager")
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=tokens).logits
+    return found
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

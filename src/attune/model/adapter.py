@@ -69,11 +69,26 @@ def attach_adapter(model: nn.Module, config: AdapterConfig, *, seed: int, base: 
         raise ConfigError(
             f'adapter.targets: "{config.targets}" matches no module. Linear modules here: {", ".join(names)}.'
         ) from error
+    for part in wrapped.modules():
+        if hasattr(part, "lora_A"):
+            part.get_base_layer().register_state_dict_post_hook(_lie_alone)
     saved = wrapped.peft_config["default"]
     saved.base_model_name_or_path = base
     # the files are those of an adapter for the model as it was loaded: GPT-2's layers are transposed there
     saved.fan_in_fan_out |= any(isinstance(part, HeldLinear) and part.was_transposed for part in model.modules())
     return wrapped  # type: ignore[no-any-return]
+
+
+def _lie_alone(_: nn.Module, state: dict[str, Any], prefix: str, __: dict[str, Any]) -> None:
+    """Give a weight whose adapter was merged or unloaded a memory of its own where it is saved.
+
+    Fused layers keep it in one memory with its neighbours and the adapter's matrices, row by row, which neither
+    transformers nor safetensors write. Below an adapter it stays as it is: of such a model the adapter alone is saved,
+    and a copy of the base would be made in vain.
+    """
+    name = f"{prefix}weight"
+    if not prefix.endswith("base_layer.") and name in state:
+        state[name] = state[name].contiguous()
 
 
 def _stores_inputs_first(model: nn.Module, targets: str | list[str]) -> bool:
