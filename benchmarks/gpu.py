@@ -1,7 +1,8 @@
 """attune beside its peers on one GPU: tokens per second, memory, time to the first step, how long the GPU waits.
 
 Every measurement is a fresh process on the same random rows: 14 steps, of which the last 7 count (medians of CUDA
-events), then 3 under the profiler. Peers that are not installed are skipped and said.
+events), then 3 under the profiler, of which the last 2 are looked at. Peers that are not installed are skipped and
+said.
 Run: python benchmarks/gpu.py --cases 1b-full,8b-lora --peers trl,unsloth --out gpu.json --write docs/performance.md
 """
 
@@ -16,7 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
+from threading import Lock
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +34,7 @@ NAMES = ("torch", "triton", "transformers", "peft", "flash-attn-4")  # whose ver
 INTRO = ("# Performance", "", "Made by `python benchmarks/gpu.py`; benchmarks/README.md says how it measures.")
 
 Result = dict[str, Any]
+_WRITING = Lock()  # cards are measured side by side
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,6 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--measured", type=int, default=7, help="how many of them count: the last")
     parser.add_argument("--profiled", type=int, default=3, help="further steps, under the profiler")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cards", type=int, default=1, help="GPUs of this host to use side by side, a case on each")
     parser.add_argument("--limit", type=int, default=600, help="seconds that one measurement may take")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="all figures; earlier ones in it are kept")
     parser.add_argument("--write", type=Path, help="page that gets the tables")
@@ -64,6 +70,8 @@ def paths_of(arguments: argparse.Namespace) -> dict[str, str]:
 def measure(module: str, job: Result, *, path: str | None, limit: int) -> Result:
     """Run one measurement in a process of its own and return its result, or why there is none."""
     environment = dict(os.environ)
+    if job["device"] == "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = str(job["card"])
     own = environment.get("PYTHONPATH", "") if path is None else path
     environment["PYTHONPATH"] = os.pathsep.join(part for part in (own, str(ROOT / "src"), str(ROOT)) if part)
     began = time.perf_counter()
@@ -123,18 +131,21 @@ def open_report(arguments: argparse.Namespace) -> Result:
         if report["plan"] == plan:
             return report
         raise SystemExit(f"{arguments.out} was measured with other steps or another device; name another file")
-    return {"plan": plan, "versions": {}, "cases": {}}
+    return {"plan": plan, "versions": {}, "multiply": {}, "cases": {}}
 
 
-def run_case(case: Case, report: Result, arguments: argparse.Namespace) -> None:
-    """Measure a case on every side; the report follows."""
-    plan = report["plan"] | {"kind": "train"}
+def run_case(case: Case, card: int, report: Result, arguments: argparse.Namespace) -> None:
+    """Measure a case on every side, on one card; the report follows."""
+    plan = report["plan"] | {"kind": "train", "card": card}
     settings = dict(one.split("=", 1) for one in arguments.set)
     job = plan | {"case": case.name, "set": {key: parse_value(value) for key, value in settings.items()}}
-    sides = report["cases"].setdefault(case.name, {"peers": {}})
+    with _WRITING:
+        sides = report["cases"].setdefault(case.name, {"peers": {}}) | {"card": card}
+        report["cases"][case.name] = sides
     if not arguments.only_peers:
-        sides["attune"] = measure("benchmarks.gpu_attune", job, path=None, limit=arguments.limit)
-        tell(case, "attune", sides["attune"], report)
+        found = measure("benchmarks.gpu_attune", job, path=None, limit=arguments.limit)
+        keep(report, sides, "attune", found, file=arguments.out)
+        tell(case, "attune", found, report)
     paths = paths_of(arguments)
     for peer in (name for name in arguments.peers.split(",") if name in case.peers):
         if not is_installed(peer, paths.get(peer)):
@@ -143,8 +154,15 @@ def run_case(case: Case, report: Result, arguments: argparse.Namespace) -> None:
         for way in case.peers[peer]:
             module = f"benchmarks.peers.{peer}_side"
             found = measure(module, job | {"peer": peer, "way": way}, path=paths.get(peer), limit=arguments.limit)
-            sides["peers"][f"{peer}, {way}"] = found
+            keep(report, sides["peers"], f"{peer}, {way}", found, file=arguments.out)
             tell(case, f"{peer}, {way}", found, report)
+
+
+def keep(report: Result, sides: Result, side: str, found: Result, *, file: Path) -> None:
+    """Put a result into the report, and the report into its file."""
+    with _WRITING:
+        sides[side] = found
+        file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def tell(case: Case, side: str, result: Result, report: Result) -> None:
@@ -161,20 +179,37 @@ def tell(case: Case, side: str, result: Result, report: Result) -> None:
     )
 
 
+def run_group(group: list[Case], cards: Queue[int], report: Result, arguments: argparse.Namespace) -> None:
+    """Measure cases that share their peers on a card that is free."""
+    card = cards.get()
+    try:
+        if str(card) not in report["multiply"]:
+            job = report["plan"] | {"kind": "multiply", "card": card}
+            found = measure("benchmarks.gpu_attune", job, path=None, limit=arguments.limit)
+            if "failed" in found:
+                raise SystemExit(f"card {card} cannot multiply: {found['failed']}")
+            keep(report, report["multiply"], str(card), found, file=arguments.out)
+        for case in group:
+            run_case(case, card, report, arguments)
+    finally:
+        cards.put(card)
+
+
 def main() -> None:
     """Measure, keep every figure, print the tables."""
     arguments = parse_arguments()
     report = open_report(arguments)
     if not arguments.only_peers or arguments.peers != "none":  # else only the page is written anew
         report["versions"] |= versions(arguments)
-    if "multiply" not in report:
-        job = report["plan"] | {"kind": "multiply"}
-        report["multiply"] = measure("benchmarks.gpu_attune", job, path=None, limit=arguments.limit)
-        if "failed" in report["multiply"]:
-            raise SystemExit(f"the device cannot multiply: {report['multiply']['failed']}")
-    for name in arguments.cases.split(","):
-        run_case(CASES[name], report, arguments)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    cards: Queue[int] = Queue()
+    for card in range(arguments.cards):
+        cards.put(card)
+    groups: dict[str, list[Case]] = {}
+    for case in (CASES[name] for name in arguments.cases.split(",")):
+        groups.setdefault(case.as_in or case.name, []).append(case)
+    with ThreadPoolExecutor(arguments.cards) as pool:
+        for done in [pool.submit(run_group, group, cards, report, arguments) for group in groups.values()]:
+            done.result()
     print(kernels(report), file=sys.stderr)
     print(tables(report))
     if arguments.write:

@@ -29,7 +29,7 @@ from attune.train.metrics import Meter
 from attune.train.optim import build_optimizer
 from attune.train.ready import make_ready
 from attune.train.session import shares_prefixes
-from attune.types import Place, StepRecord
+from attune.types import Place
 from attune.world import World
 from benchmarks.gpu_cases import CASES, LORA, TINY, Case, Rows, Sizes, make_rows, model_shape
 from benchmarks.gpu_watch import Watch, multiply_flops
@@ -87,6 +87,12 @@ def steps_of(rows: Rows, config: Config, *, share: bool) -> Iterator[Step]:
         yield Step(number, 0.0, lay_out(micro_tokens), relay=lay_out, micro_tokens=micro_tokens)
 
 
+def _launched(watch: Watch, _: int) -> bool:
+    """Note that a step's work has been launched, and let the next one follow, as it does in a run."""
+    watch.step_done()
+    return True
+
+
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Train the steps of a case and return what was seen."""
     case, sizes = CASES[job["case"]], TINY if job["tiny"] else Sizes()
@@ -100,7 +106,6 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     ready = make_ready(loaded, config, base="random")
     ready.model.train()
     share = shares_prefixes(ready.model, config, attention=attention.name)
-    records: list[StepRecord] = []
     training = train_steps(
         ready.model,
         build_optimizer(ready.model, config.train, seed=config.seed),
@@ -112,10 +117,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         clip=config.train.clip,
         precision=config.precision,
         loss=LossOptions.of(config.train),
+        runs_ahead=partial(_launched, watch),
     )
-    for record in training:
-        watch.step_done()
-        records.append(record)
+    records = list(training)
     timed = records[1 : job["steps"]]
     flos = [after.train_flos - before.train_flos for before, after in zip(records, timed, strict=False)]
     return watch.result() | {

@@ -146,6 +146,10 @@ CASES: Mapping[str, Case] = {
             aim=Aim(ratio=4.5),
         ),
         Case(
+            "8b-lora-prefix-fp8", "8B, LoRA, 512 tokens shared, frozen weights in FP8", "8B", "lora", rows="prefix",
+            settings={"train.micro_tokens": 20480, "train.fp8": True}, as_in="8b-lora-prefix", aim=Aim(ratio=4.5),
+        ),
+        Case(
             "8b-qlora", "8B, QLoRA, rows of 2,048 tokens, checkpointing", "8B", "qlora", rows="even",
             settings={"train.checkpointing": "full", "train.micro_tokens": 8192},
             peers={"unsloth": {"16 bits": {"checkpointing": "unsloth"},

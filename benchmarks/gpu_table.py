@@ -80,27 +80,40 @@ def verdict(case: Case, own: Speed, peer: Speed | None) -> tuple[str, str]:
 
 def tables(report: Result) -> str:
     """Return the tables in Markdown: one of cases, one of all sides, then what did not run."""
-    peak = report["multiply"]["flops"] / 1e12
+    peaks = [found["flops"] / 1e12 for found in report["multiply"].values()]
+    device = next(iter(report["multiply"].values()))["device"]
+    where = f"one {device}" if len(peaks) == 1 else f"{len(peaks)} {device}s, each case with all its sides on one"
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    reached = " and ".join(f"{peak:.0f}" for peak in peaks)
     head = [
-        f"Measured on one {report['multiply']['device']}: {versions}.",
-        f"A matrix product of 8,192 x 8,192 x 8,192 in bf16, of random numbers, ran at {peak:.0f} TFLOP/s.",
+        f"Measured on {where}: {versions}.",
+        f"A matrix product of 8,192 x 8,192 x 8,192 in bf16, of random numbers, ran at {reached} TFLOP/s.",
         "",
     ]
-    return "\n".join([*head, *_case_table(report, peak), "", *_side_table(report, peak), *_failures(report), ""])
+    return "\n".join([*head, *_case_table(report), "", *_side_table(report), *_failures(report), ""])
 
 
-def _case_table(report: Result, peak: float) -> list[str]:
+def _in_order(report: Result) -> list[str]:
+    """Return the measured cases in the order of CASES, whichever card ended first."""
+    return [name for name in CASES if name in report["cases"]]
+
+
+def _peak_of(report: Result, name: str) -> float:
+    """Return the TFLOP/s of the matrix product on the card of a case."""
+    return float(report["multiply"][str(report["cases"][name]["card"])]["flops"] / 1e12)
+
+
+def _case_table(report: Result) -> list[str]:
     lines = [
         "| case | tok/s | TFLOP/s | of the peak | GiB | fastest peer, tok/s | its GiB | ratio | aim | reached |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in report["cases"]:
+    for name in _in_order(report):
         case = CASES[name]
         speeds = speeds_of(report, case)
         if not speeds or speeds[0].name != "attune":
             continue
-        own, peers = speeds[0], speeds[1:]
+        own, peers, peak = speeds[0], speeds[1:], _peak_of(report, name)
         peer = max(peers, key=lambda speed: speed.tokens_per_s) if peers else None
         aim, reached = verdict(case, own, peer)
         other = (
@@ -123,12 +136,13 @@ def _case_table(report: Result, peak: float) -> list[str]:
     return lines
 
 
-def _side_table(report: Result, peak: float) -> list[str]:
+def _side_table(report: Result) -> list[str]:
     lines = [
         "| case | side | tok/s | step, ms | of the peak | GiB allocated | reserved | first step, s | GPU idle |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in report["cases"]:
+    for name in _in_order(report):
+        peak = _peak_of(report, name)
         for speed in speeds_of(report, CASES[name]):
             idle = "" if speed.idle is None else f"{speed.idle:.1%}"
             cells = [name, speed.name, f"{speed.tokens_per_s:,.0f}", f"{1000 * speed.step_s:.0f}"]

@@ -95,7 +95,11 @@ class Watch:
                 times[event.name[:90]] += event.time_range.end - event.time_range.start
         total = sum(times.values()) or 1
         kernels = [[name, took / total] for name, took in times.most_common(MOST_KERNELS)]
-        return {"idle_share": idle_share(spans), "kernels": kernels, "kernels_per_step": len(spans) / self._profiled}
+        return {
+            "idle_share": idle_share(spans, leave_out=1 / self._profiled),
+            "kernels": kernels,
+            "kernels_per_step": len(spans) / self._profiled,
+        }
 
 
 def is_work(event: Any) -> bool:
@@ -104,16 +108,21 @@ def is_work(event: Any) -> bool:
     return on_device and not event.is_user_annotation and not event.name.startswith("Memcpy HtoD")
 
 
-def idle_share(spans: Sequence[tuple[float, float]]) -> float | None:
-    """Return the share of the time from the first start to the last end in which nothing ran; None without spans."""
+def idle_share(spans: Sequence[tuple[float, float]], *, leave_out: float = 0.0) -> float | None:
+    """Return the share of the time from the first start to the last end in which nothing ran; None without spans.
+
+    `leave_out`: the share of that time, at its beginning, that does not count: the profiler starts with an empty queue.
+    """
     if not spans:
         return None
     ordered = sorted(spans)
-    begin, busy, until = ordered[0][0], 0.0, ordered[0][0]
+    last = max(end for _, end in ordered)
+    begin = ordered[0][0] + leave_out * (last - ordered[0][0])
+    busy, until = 0.0, begin
     for start, end in ordered:
         busy += max(0.0, end - max(start, until))
         until = max(until, end)
-    return 1 - busy / (until - begin) if until > begin else 0.0
+    return 1 - busy / (last - begin) if last > begin else 0.0
 
 
 def _memory(*, cuda: bool) -> dict[str, float]:

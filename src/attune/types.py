@@ -75,7 +75,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one micro-batch laid end to end: no padding, positions restart with each row (document).
+    """The rows of one micro-batch laid end to end, none padded: positions restart with each row (document).
 
     T tokens, D documents. `targets[t]` is the token that position t must predict, or NOT_LEARNED.
     Document d asks with tokens `q_offsets[d]:q_offsets[d+1]`; its keys are `kv_offsets[d]:kv_offsets[d+1]`
@@ -99,6 +99,7 @@ class Batch:
     row_tokens: int = 0  # tokens of its rows, counted before beginnings were shared
     learned_tokens: int = 0  # learned tokens of its rows, likewise
     learned: torch.Tensor | None = None  # int64, the positions that are learned; None: to be found in `targets`
+    padding: int = 0  # tokens at the end, documents of their own, that belong to no row
 
 
 @dataclass(frozen=True, slots=True)

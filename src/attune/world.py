@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +29,8 @@ def open_world(device: str) -> World:
     chosen = resolve_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("WORLD_SIZE is above 1, but attune trains in one process so far. Start it without torchrun.")
+    # told once by torch's own thread for the backward pass, which then sets up what it misses
+    warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA context")
     return World(device=torch.device(chosen))
 
 

@@ -8,16 +8,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from attune.config import Config
 from attune.errors import DataError, Interrupted, RefusedError, TrainingError
 from attune.record import RunFolder
 from attune.train.run import finetune, resume
+from attune.train.session import Session
+from attune.types import StepRecord
 from tests.tiny import small_run, write_model_folder
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -127,6 +130,68 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     assert resume(config.out).result["status"] == "done"
     straight = finetune(config.with_values({"out": str(tmp_path / "straight")}))
     assert weights(Path(config.out)) == weights(straight.folder)
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the next step be launched before a record is read, as on a GPU."""
+    monkeypatch.setattr(Session, "works_beside", True)
+
+
+def test_a_run_that_launches_ahead_is_the_same(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded, saved and tuned does not depend on when the numbers of a step are read."""
+    config = config.with_values({"train.steps": 7, "valid.every": 3, "checkpoint.every": 2, "checkpoint.keep": 9})
+    ahead: list[bool] = []
+    runs = []
+    for name, is_beside in (("waits", False), ("runs", True)):
+        monkeypatch.setattr(Session, "works_beside", is_beside)
+        runs.append(finetune(config.with_values({"out": str(tmp_path / name)})).folder)
+    assert weights(runs[0]) == weights(runs[1])
+    one, two = ([*(folder / "checkpoints").iterdir()] for folder in runs)
+    assert {path.name for path in one} == {path.name for path in two} >= {"step-2", "step-4", "step-6", "step-7"}
+    kept = [RunFolder.open(folder).read_lines("metrics.jsonl") for folder in runs]
+    for line in (*kept[0], *kept[1]):
+        for name in ("time", "tokens_per_s", "memory_gb"):
+            line.pop(name, None)
+    assert kept[0] == kept[1]
+    monkeypatch.setattr(Session, "works_beside", True)
+    config = config.with_values({"out": str(tmp_path / "seen")})
+    train = Session.train
+
+    def watched(session: Session, **options: Any) -> Iterator[StepRecord]:
+        for record in train(session, **options):
+            ahead.append(session.is_ahead)
+            yield record
+
+    monkeypatch.setattr(Session, "train", watched)
+    finetune(config)
+    assert ahead == [True, False, False, False, True, False, False], "it rests where something is due: 2, 3, 4, 6, 7"
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_run_that_launched_ahead_stops_a_step_later(config: Config, tmp_path: Path) -> None:
+    """The step that was launched when the signal came is done and saved, too; resumed, the end is the same."""
+    config = config.with_values({"valid.every": STEPS, "checkpoint.every": STEPS})
+    with pytest.raises(Interrupted, match=f"2 of {STEPS} steps are done and saved"):
+        finetune(config, on_event=sender(signal.SIGTERM, 1))
+    assert resume(config.out).result["status"] == "done"
+    straight = finetune(config.with_values({"out": str(tmp_path / "straight")}))
+    assert weights(Path(config.out)) == weights(straight.folder)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_steps_are_launched_ahead(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that launches ahead records the losses of one that waits, but for rounding."""
+    config = config.with_values({"device": "cuda", "precision": "float32"})
+    losses = []
+    for is_beside in (True, False):
+        if not is_beside:
+            monkeypatch.setattr(Session, "works_beside", False)
+        run = finetune(config.with_values({"out": str(tmp_path / str(is_beside))}))
+        lines = RunFolder.open(run.folder).read_lines("metrics.jsonl")
+        losses.append([line.get("loss", line.get("val_loss")) for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_a_second_ctrl_c_stops_at_once(config: Config) -> None:

@@ -207,6 +207,7 @@ def pad_to(batch: Batch, multiple: int) -> Batch:
         max_q=max(q_lengths),
         max_kv=max(q_lengths),
         lengths=q_lengths,
+        padding=batch.padding + padding,
     )
     return padded if batch.kv_index is None else _with_padding_keys(padded, batch, multiple)
 
@@ -259,5 +260,5 @@ def learned_weight(batch: Batch) -> float:
 def saving(batches: Sequence[Batch]) -> float:
     """Return the share of the rows' tokens, 0 to 1, that is not computed because beginnings are shared."""
     rows = sum(batch.row_tokens for batch in batches)
-    computed = sum(len(batch.tokens) for batch in batches if batch.rows)
+    computed = sum(len(batch.tokens) - batch.padding for batch in batches if batch.rows)
     return 1 - computed / rows if rows else 0.0

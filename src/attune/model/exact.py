@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+# not cuDNN's, which makes a plan for each new length: with documents of all lengths that takes seconds a step
+_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 BLOCK = 128  # queries of a long document computed at once on a CPU, so that few keys ahead of them are computed
 
 
@@ -31,20 +34,21 @@ def attend_exactly(
     documents = zip(
         query.split(lengths, dim=2), key.split(key_lengths, dim=2), value.split(key_lengths, dim=2), strict=True
     )
-    for q, k, v in documents:
-        asked, seen = q.shape[2], k.shape[2]
-        windowed = window is not None and seen > window
-        if cap is not None or windowed:
-            parts.append(_written_out(q, k, v, window=window, cap=cap, dropout=dropout, scale=scale))
-        elif seen > asked or (q.device.type == "cpu" and asked > BLOCK + BLOCK // 4):
-            parts.append(_in_blocks(q, k, v, dropout=dropout, scale=scale))
-        else:
-            grouped = q.shape[1] != k.shape[1]
-            parts.append(
-                F.scaled_dot_product_attention(
-                    q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=grouped
+    with sdpa_kernel(_BACKENDS):
+        for q, k, v in documents:
+            asked, seen = q.shape[2], k.shape[2]
+            windowed = window is not None and seen > window
+            if cap is not None or windowed:
+                parts.append(_written_out(q, k, v, window=window, cap=cap, dropout=dropout, scale=scale))
+            elif seen > asked or (q.device.type == "cpu" and asked > BLOCK + BLOCK // 4):
+                parts.append(_in_blocks(q, k, v, dropout=dropout, scale=scale))
+            else:
+                grouped = q.shape[1] != k.shape[1]
+                parts.append(
+                    F.scaled_dot_product_attention(
+                        q, k, v, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=grouped
+                    )
                 )
-            )
     return torch.cat(parts, dim=2)
 
 

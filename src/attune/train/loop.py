@@ -41,6 +41,27 @@ class Arithmetic:
     room: Room | None  # None: running out of memory ends the run
 
 
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step whose work the device has been given, and what its record is made of once that is done."""
+
+    step: Step
+    counts: Counts
+    rate: float
+    numbers: Tensor  # float64 [4] on the host: loss, accuracy, loss of what was replayed, norm of the gradient
+    done: torch.cuda.Event | None  # when they have arrived; None: they have
+
+    def record(self, meter: Meter) -> StepRecord:
+        """Wait for the numbers and return the record of the step."""
+        if self.done is not None:
+            self.done.synchronize()
+        loss, right, replay, norm = self.numbers.tolist()
+        return meter.record(
+            self.step.number, self.step.epoch, self.counts, loss=loss, accuracy=right, learning_rate=self.rate,
+            grad_norm=norm, replay_loss=replay if self.step.replayed else None,
+        )  # fmt: skip
+
+
 def train_steps(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -55,36 +76,76 @@ def train_steps(
     loss: LossOptions = PLAIN,
     room: Room | None = None,
     skips: int = 0,
+    runs_ahead: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[StepRecord]:
     """Train and yield one record per step.
 
     The gradient is that of the summed loss over the learned tokens of the whole step divided by their number, so the
-    shape of the micro-batches never changes it; what is replayed beside the rows adds its own means. The device is
-    waited for once a step, when its numbers are read. Nothing is updated with a loss or gradient that is not finite;
-    so many such steps in a row as `skips` says are passed over.
+    shape of the micro-batches never changes it; what is replayed beside the rows adds its own means. Nothing is updated
+    with a loss or gradient that is not finite; so many such steps in a row as `skips` says are passed over.
+
+    A device need not wait until the host has read a step's numbers: where `runs_ahead`, asked once of each step after
+    its launch, says so, the next step is launched first, and the model is one step further than the record.
 
     Raises NotFiniteError at the next of them, OutOfMemoryError when memory runs out and `room` has no smaller
     micro-batch to offer.
     """
     how = Arithmetic(world, seed, precision, loss, room)
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
     feed, skipped = Feed(steps, world.device), 0
-    while (given := feed.take()) is not None:
-        set_learning_rate(optimizer, rate := learning_rate(given.number))
-        step, counts, sums = _gradients(model, optimizer, given, how)
-        with needs_memory(f"updating the weights at step {step.number}"):
-            norm = clip_and_step(optimizer, trained, clip)
-        optimizer.zero_grad(set_to_none=True)
-        feed.prepare()
-        nll, right, replay, length = torch.cat([sums, norm.detach().to(sums).reshape(1)]).tolist()
-        record = meter.record(
-            step.number, step.epoch, counts, loss=nll, accuracy=right, learning_rate=rate, grad_norm=length,
-            replay_loss=replay if step.replayed else None,
-        )  # fmt: skip
-        skipped = 0 if math.isfinite(nll) and math.isfinite(length) else skipped + 1
+
+    def read(launched: _Launched) -> StepRecord:
+        nonlocal skipped
+        record = launched.record(meter)
+        skipped = 0 if math.isfinite(record.loss) and math.isfinite(record.grad_norm) else skipped + 1
         if skipped > skips:
-            raise NotFiniteError(_not_finite(step, nll, length, done=_done(optimizer)), record=record)
-        yield record
+            raise NotFiniteError(_not_finite(launched.step, record, done=_done(optimizer)), record=record)
+        return record
+
+    before: _Launched | None = None  # not read yet
+    while True:
+        now: _Launched | None = None
+        fault: Exception | None = None
+        try:
+            if (step := feed.take()) is not None:
+                now = _launch(model, optimizer, step, how, rate=learning_rate(step.number), clip=clip)
+                feed.prepare()
+        except Exception as error:  # raised when the step before it has been told
+            fault = error
+        if before is not None:
+            yield read(before)
+            before = None
+        if fault is not None:
+            raise fault
+        if now is None:
+            return
+        if runs_ahead(now.step.number):
+            before = now
+        else:
+            yield read(now)
+
+
+def _launch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    given: Step,
+    how: Arithmetic,
+    *,
+    rate: float,
+    clip: float,
+) -> _Launched:
+    """Give the device all work of a step, the update of the weights included."""
+    set_learning_rate(optimizer, rate)
+    step, counts, sums = _gradients(model, optimizer, given, how)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    with needs_memory(f"updating the weights at step {step.number}"):
+        norm = clip_and_step(optimizer, trained, clip)
+    optimizer.zero_grad(set_to_none=True)
+    numbers = torch.cat([sums, norm.detach().to(sums).reshape(1)]).to("cpu", non_blocking=True)
+    done = None
+    if how.world.device.type == "cuda":
+        done = torch.cuda.Event()
+        done.record()
+    return _Launched(step, counts, rate, numbers, done)
 
 
 def _gradients(
@@ -162,11 +223,11 @@ def _done(optimizer: torch.optim.Optimizer) -> str:
     return "nothing was updated with it"
 
 
-def _not_finite(step: Step, loss: float, norm: float, *, done: str) -> str:
+def _not_finite(step: Step, record: StepRecord, *, done: str) -> str:
     """Say what broke and which rows were in the step."""
     places = step.places()
     return (
-        f"step {step.number}: loss {loss}, gradient norm {norm}; {done}.\n"
+        f"step {step.number}: loss {record.loss}, gradient norm {record.grad_norm}; {done}.\n"
         f"Rows of this step: {', '.join(places[:4])}{' and others' if len(places) > 4 else ''}.\n"
         "Lower train.learning_rate, or use --precision float32 if it is another; checkpoints are intact."
     )

@@ -48,9 +48,9 @@ class Counts:
         learned = [int((batch.targets != NOT_LEARNED).sum()) for batch in batches]
         return cls(
             weight=sum(learned_weight(batch) for batch in batches),
-            row_tokens=sum(batch.row_tokens or len(batch.tokens) for batch in batches),
+            row_tokens=sum(batch.row_tokens or len(batch.tokens) - batch.padding for batch in batches),
             learned_tokens=sum(batch.learned_tokens or own for batch, own in zip(batches, learned, strict=True)),
-            computed_tokens=sum(len(batch.tokens) for batch in batches),
+            computed_tokens=sum(len(batch.tokens) - batch.padding for batch in batches),
             computed_learned=sum(learned),
             pairs=sum(_pairs(batch) for batch in batches),
         )
@@ -69,6 +69,8 @@ def _pairs(batch: Batch) -> int:
     """Count the pairs of attention: the first of q queries over k keys sees k - q + 1 of them, the last all k."""
     queries = np.asarray(batch.lengths, dtype=np.int64)
     keys = queries if batch.kv_lengths is None else np.asarray(batch.kv_lengths, dtype=np.int64)
+    real = np.cumsum(queries) <= len(batch.tokens) - batch.padding
+    queries, keys = queries[real], keys[real]
     return int((queries * (keys - queries) + queries * (queries + 1) // 2).sum())
 
 

@@ -223,14 +223,24 @@ def _train(run: RunFolder, session: Session, watch: Watch, stop: StopRequest) ->
     if session.progress.step == 0:
         watch.begin()
         _note_result(run, session, watch)
-    for record in _recorded(session, watch):
+
+    def is_due(step: int, every: int | str) -> bool:
+        return step == session.total_steps or step % int(every) == 0
+
+    def rests(step: int) -> bool:
+        asked_to_stop = watch.stop is not None or stop.signal is not None
+        return asked_to_stop or is_due(step, config.valid.every) or is_due(step, config.checkpoint.every)
+
+    for record in _recorded(session, watch, rests):
+        if session.is_ahead:
+            continue
         last = record.step == session.total_steps
-        if last or record.step % int(config.valid.every) == 0:
+        if is_due(record.step, config.valid.every):
             watch.validate()
             _note_result(run, session, watch)
         is_over = watch.check_stop()
         improved = session.progress.best_step == record.step
-        if last or improved or is_over or stop.signal or record.step % int(config.checkpoint.every) == 0:
+        if improved or is_over or stop.signal or is_due(record.step, config.checkpoint.every):
             path = session.save(run.path / "checkpoints", seconds=run.seconds())
             run.event("checkpoint", f"step {record.step} saved", step=record.step)
             watch.tell("saved", path)
@@ -247,12 +257,12 @@ def _train(run: RunFolder, session: Session, watch: Watch, stop: StopRequest) ->
     return False
 
 
-def _recorded(session: Session, watch: Watch) -> Iterator[StepRecord]:
+def _recorded(session: Session, watch: Watch, rests: Callable[[int], bool]) -> Iterator[StepRecord]:
     """Yield the steps as they are done and recorded, the one that ends the run for its numbers recorded too."""
     from attune.train.loop import NotFiniteError
 
     try:
-        for record in session.train(skips=watch.skips):
+        for record in session.train(skips=watch.skips, rests=rests):
             watch.step(record)
             yield record
     except NotFiniteError as error:

@@ -69,6 +69,7 @@ class Session:
         self.valid_corpus: Corpus | None = prepared.valid
         self.world = world
         self.progress = Progress()
+        self.is_ahead = False  # whether the weights are, or soon will be, those of the step after `progress`
         self.replay: Replay | None = None
         self._notes: deque[str] = deque()
         with needs_memory("loading the model"):
@@ -184,13 +185,25 @@ class Session:
         """Return where rows of the corpus stand in their files."""
         return [str(self.corpus.places[int(row)]) for row in rows]
 
-    def train(self, *, skips: int = 0) -> Iterator[StepRecord]:
+    @property
+    def works_beside(self) -> bool:
+        """Whether the device computes while the host goes on."""
+        return self.world.device.type != "cpu"
+
+    def train(self, *, skips: int = 0, rests: Callable[[int], bool] = lambda _: True) -> Iterator[StepRecord]:
         """Train from the present step to the last, yielding each step's record; `progress` follows.
 
-        `skips`: how many steps in a row may be passed over because their loss or gradient is not finite.
+        `skips`: how many steps in a row may be passed over because their loss or gradient is not finite. `rests`: at
+        which steps the weights have to be those of the step when its record is yielded; at others they may be one step
+        further, which `is_ahead` says: then there is nothing to save or to measure.
         """
         self.model.train()
         self.meter.restart_clock()
+
+        def runs_ahead(step: int) -> bool:
+            self.is_ahead = self.works_beside and step < self.total_steps and not rests(step)
+            return self.is_ahead
+
         records = train_steps(
             self.model,
             self.optimizer,
@@ -204,11 +217,13 @@ class Session:
             loss=LossOptions.of(self.config.train),
             room=self.room,
             skips=skips,
+            runs_ahead=runs_ahead,
         )
         for record in records:
             self.progress = replace(self.progress, step=record.step, flos=record.train_flos)
             yield record
-            self.meter.restart_clock()
+            if not self.is_ahead:
+                self.meter.restart_clock()
 
     def validate(self) -> tuple[ValidRecord, Measured]:
         """Measure the model on the validation rows."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attune.model.kernels.adamw import BLOCK, Numbers, Slot
 
-ROWS, TILES = 8, 8  # a program works through 8 tiles of 8 rows of 256 values
+ROWS, TILES = 4, 8  # a program works through 8 tiles of 4 rows of 256 values
 _FLOAT32, _BFLOAT16, _STOCHASTIC = 0, 1, 2
 
 

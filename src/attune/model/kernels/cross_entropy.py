@@ -13,7 +13,7 @@ from torch import Tensor
 from attune.config import TrainConfig
 from attune.model.kernels import runs
 
-_BLOCK = 8192  # columns that one program reads at once
+_BLOCK = 4096  # columns that one program reads at once
 _BYTES = 2**26  # of the copy in the twin's precision that is held at once
 
 
@@ -162,7 +162,10 @@ def _kernel() -> Any:
         COLUMNS: tl.constexpr, GRADIENTS: tl.constexpr, DFT: tl.constexpr,
         SMOOTHING: tl.constexpr, Z_LOSS: tl.constexpr, CAP: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
-        """One program reads one row twice: for the sums, then to write the gradient over it."""
+        """One program reads one row twice: for the sums, then to write the gradient over it.
+
+        The second time it goes backwards, as what was read last is still in the cache.
+        """
         row = tl.program_id(0).to(tl.int64)
         start = logits + row * stride  # 64 bits: N * V passes 2**31
         target = tl.load(targets + row)
@@ -194,8 +197,8 @@ def _kernel() -> Any:
         if GRADIENTS:
             factor = tl.load(factors + row)
             push = pull + 2 * Z_LOSS * log_total
-            for first in range(0, COLUMNS, BLOCK):
-                column = first + tl.arange(0, BLOCK)
+            for done in range(0, COLUMNS, BLOCK):
+                column = (COLUMNS - 1) // BLOCK * BLOCK - done + tl.arange(0, BLOCK)
                 inside = column < COLUMNS
                 values = tl.load(start + column, mask=inside, other=0.0).to(tl.float32)
                 slope = tl.full((), 1.0, tl.float32)

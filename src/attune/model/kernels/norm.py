@@ -66,7 +66,7 @@ def rms_norm_backward(
         dx.copy_(new if add is None else new + add)
         return dx, (upper * normed).sum(0).to(weight.dtype) if needs_weight else None
     block, warps = _shape(width)
-    programs = min(rows, _PROGRAMS) if needs_weight else rows
+    programs, warps = (min(rows, _PROGRAMS), min(2 * warps, 16)) if needs_weight else (rows, warps)
     parts = torch.empty((programs, width), dtype=torch.float32, device=x.device) if needs_weight else dx
     from attune.model.kernels.norm_triton import norm_backward
 
