@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice, product
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
@@ -75,7 +76,8 @@ def check(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> int:
         if at is None or (prompt and encoding.char_to_token(len(prompt) - 1) == at):
             continue
         truth = encoding.ids[:at] == tokenizer.encode(prompt)
-        assert borders.is_clean(text, Span(len(prompt), len(text), "", answer), (encoding.ids, at)) == truth, text
+        before = np.array(encoding.ids, np.int32), at
+        assert borders.is_clean(text, Span(len(prompt), len(text), "", answer), before) == truth, text
         clean += truth
     return clean
 

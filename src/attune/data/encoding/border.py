@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attune.data.encoding.proof import Span
 from attune.data.encoding.tokenizer import Tokenizer
 
@@ -46,7 +49,7 @@ class Borders:
         adds_space = encode("a a") != encode("a") + encode(" a")
         return self.tokenizer.encode_continuation if adds_space else encode
 
-    def is_clean(self, text: str, span: Span, before: tuple[list[int], int]) -> bool:
+    def is_clean(self, text: str, span: Span, before: tuple[NDArray[np.int32], int]) -> bool:
         """Return whether the tokens before an answer are those of the text before it alone, as at inference.
 
         They differ where a tokenizer looks ahead (white space before a word, say). After a template's own text that
@@ -62,12 +65,12 @@ class Borders:
             clean = self._clean[key] = self._begins_alike(text, span.start, before)
         return clean
 
-    def _begins_alike(self, text: str, end: int, before: tuple[list[int], int]) -> bool:
+    def _begins_alike(self, text: str, end: int, before: tuple[NDArray[np.int32], int]) -> bool:
         """Encode the whole text before an answer again, and compare."""
         ids, count = before
-        return ids[:count] == self.tokenizer.encode(text[:end])
+        return bool(ids[:count].tolist() == self.tokenizer.encode(text[:end]))
 
-    def _ends_alike(self, text: str, end: int, before: tuple[list[int], int]) -> bool:
+    def _ends_alike(self, text: str, end: int, before: tuple[NDArray[np.int32], int]) -> bool:
         """Return whether the last words before an answer have the ids that they have when the text ends with them.
 
         Then so has everything before them, because nothing looks across a space between two letters. False only means
@@ -83,7 +86,7 @@ class Borders:
                 self._tails.clear()
             alone = self._tails[tail] = self._encode_tail(tail)
         ids, count = before
-        return ids[count - len(alone) : count] == alone
+        return bool(ids[count - len(alone) : count].tolist() == alone)
 
 
 def cuts_at_words(tokenizer: Tokenizer) -> bool:

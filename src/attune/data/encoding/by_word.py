@@ -35,7 +35,7 @@ class Tokens(Protocol):
     """A text as ids, and which of them stands at a character: the tokenizer's own Encoding is one."""
 
     @property
-    def ids(self) -> list[int]:
+    def ids(self) -> Sequence[int] | NDArray[np.int32]:
         """The ids of the whole text."""
 
     def char_to_token(self, char_pos: int, /) -> int | None:
@@ -75,7 +75,7 @@ class WordTokens:
 
     __slots__ = ("_chunk", "_first_char", "_first_token", "_length", "ids")
 
-    def __init__(self, chunk: _Chunk, ids: list[int], begins: tuple[int, int], length: int) -> None:
+    def __init__(self, chunk: _Chunk, ids: NDArray[np.int32], begins: tuple[int, int], length: int) -> None:
         """`begins`: its first token and character in the chunk. `length`: its characters."""
         self._chunk, self.ids = chunk, ids
         (self._first_token, self._first_char), self._length = begins, length
@@ -143,7 +143,7 @@ class WordEncoder:
         numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
         self._learn_new()
         chunk = _Chunk(self, numbers)
-        ids = chunk.ids().tolist()
+        ids = chunk.ids()
         chars = np.concatenate((np.zeros(1, np.int64), chunk.char_ends))[ends].tolist()
         tokens = np.concatenate((np.zeros(1, np.int64), chunk.token_ends))[ends].tolist()
         found: list[Tokens] = []
@@ -161,7 +161,8 @@ class WordEncoder:
         if not new:
             return
         self._words += new
-        ids = [encoding.ids for encoding in self._encode(new)]
+        encodings = self._backend.encode_batch_fast(new, add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
         sizes = np.fromiter(map(len, ids), np.int64, len(ids))
         lengths = np.fromiter(map(len, new), np.int64, len(new))
         starts = len(self.flat) + np.cumsum(sizes) - sizes
@@ -185,7 +186,7 @@ class WordEncoder:
         ]
         self._seen += len(texts)
         for row, encoding in zip(rows, self._encode([texts[row] for row in rows]), strict=True):
-            if encoding.ids != found[row].ids:
+            if not np.array_equal(encoding.ids, found[row].ids):
                 raise WordMismatchError
 
 

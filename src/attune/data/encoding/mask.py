@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,7 @@ class Masker:
         if self._holds_controls(example, rendered):
             self._note_controls(example)
             return self._in_parts(example, rendered, spans)
-        ids: list[int] = encoding.ids
+        ids = np.asarray(encoding.ids, np.int32)
         if self._is_whole(example):
             return Draft(example, rendered, spans, ids, ((0, len(ids)),))
         ranges = []
@@ -185,7 +184,8 @@ class Masker:
         """Return a row encoded in parts that meet where answers begin and end, as at inference."""
         is_whole = self._is_whole(example)
         cuts = [] if is_whole else sorted({edge for span in spans for edge in (span.start, span.end)})
-        ids, counts = self.tokenizer.encode_parts(rendered.text, markup_of(rendered), cuts)
+        parts, counts = self.tokenizer.encode_parts(rendered.text, markup_of(rendered), cuts)
+        ids = np.array(parts, np.int32)
         if is_whole:
             return Draft(example, rendered, spans, ids, ((0, len(ids)),))
         at = dict(zip(cuts, counts, strict=True))
@@ -214,9 +214,8 @@ def _to_rows(drafts: Sequence[Draft]) -> list[Encoded]:
 
     A row's first token is never learned: nothing stands before it to predict it from.
     """
-    total = sum(len(draft.ids) for draft in drafts)
-    tokens = np.fromiter(chain.from_iterable(draft.ids for draft in drafts), np.int32, total)
-    learned = np.zeros(total, dtype=bool)
+    tokens = np.concatenate([np.zeros(0, np.int32), *(draft.ids for draft in drafts)])
+    learned = np.zeros(len(tokens), dtype=bool)
     rows, start = [], 0
     for draft in drafts:
         end = start + len(draft.ids)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attune.data.encoding.template import ChatTemplate
 from attune.data.encoding.turns import Rendered
 from attune.types import Example
@@ -26,7 +29,7 @@ class Draft(NamedTuple):
     example: Example
     rendered: Rendered
     spans: tuple[Span, ...]
-    ids: list[int]
+    ids: NDArray[np.int32]
     ranges: tuple[tuple[int, int], ...]
 
 
@@ -38,12 +41,12 @@ def says_answer(draft: Draft, template: ChatTemplate, *, strict: bool = True) ->
     """
     tokenizer = template.tokenizer
     for span, (first, last) in zip(draft.spans, draft.ranges, strict=True):
-        run = draft.ids[first:last]
+        run = draft.ids[first:last].tolist()
         after = tokenizer.decode_after(run)
         if after == span.expected:
             continue
         alone = tokenizer.decode(run)
-        is_after_control = first == 0 or draft.ids[first - 1] in tokenizer.control_ids
+        is_after_control = first == 0 or int(draft.ids[first - 1]) in tokenizer.control_ids
         if is_after_control and alone == span.expected:
             continue
         if span.start == 0 and alone.replace(" ", "") == span.expected.replace(" ", ""):
@@ -65,7 +68,7 @@ def _round_trips(expected: str, template: ChatTemplate) -> tuple[str, str]:
 def difference_text(draft: Draft, template: ChatTemplate) -> str:
     """Return where the learned tokens and the answer part, in at most four lines."""
     for span, (first, last) in zip(draft.spans, draft.ranges, strict=True):
-        said, expected = template.tokenizer.decode_after(draft.ids[first:last]), span.expected
+        said, expected = template.tokenizer.decode_after(draft.ids[first:last].tolist()), span.expected
         if said != expected:
             at = _first_difference(said, expected)
             window = slice(max(0, at - 20), at + 20)

@@ -50,14 +50,15 @@ _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))
 _RUN = b"0" * 9
 
 
-def find_personal(text: str, raw: bytes) -> str | None:
-    """Return personal data in a text, masked, with its kind; None if there is none. `raw` is the text as UTF-8."""
-    return next((what for what, is_made_up in _found(text, raw) if not is_made_up), None)
+def find_personal(text: str, raw: bytes) -> tuple[str | None, str | None]:
+    """Return personal data in a text, and what would be such were it not of the kind that examples use; else None.
 
-
-def find_made_up(text: str, raw: bytes) -> str | None:
-    """Return the first thing in a text that would be personal data, were it not of the kind that examples use."""
-    return next((what for what, is_made_up in _found(text, raw) if is_made_up), None)
+    Both are the first of their kind, masked, with what they are. `raw` is the text as UTF-8.
+    """
+    first: dict[bool, str] = {}
+    for what, is_made_up in _found(text, raw):
+        first.setdefault(is_made_up, what)
+    return first.get(False), first.get(True)
 
 
 def _found(text: str, raw: bytes) -> Iterator[tuple[str, bool]]:

@@ -11,7 +11,7 @@ import orjson
 from attune.data.lint.answers import find_cut
 from attune.data.lint.characters import find_broken
 from attune.data.lint.markup import find_markup, first_signs, markup_pattern, may_hold_markup
-from attune.data.lint.personal import find_made_up, find_personal
+from attune.data.lint.personal import find_personal
 from attune.data.lint.placeholders import find_placeholder
 from attune.data.lint.quote import shorten
 from attune.data.lint.roles import find_empty_prompt, find_role_order
@@ -47,8 +47,8 @@ def lint_row(row: RowView, options: RowOptions) -> list[tuple[str, str]]:
     text = text_of(row.example)
     raw = text.encode()
     keys = suspect(text, raw)
-    secret, personal = find_secret(text, raw, options.thresholds, keys), find_personal(text, raw)
-    made_up = None if secret or personal else find_made_up(text, raw) or find_sample_key(text, keys)
+    secret, (personal, like_it) = find_secret(text, raw, options.thresholds, keys), find_personal(text, raw)
+    made_up = None if secret or personal else like_it or find_sample_key(text, keys)
     seen = (
         ("template-in-content", _markup(row, text, options)),
         ("role-order", find_role_order(row.example.messages)),

@@ -36,14 +36,17 @@ _KEYS = (
     ),
 )
 _PATTERNS = tuple((kind, sign, re.compile(pattern)) for kind, sign, pattern in _KEYS)
-_WITHOUT_RUN = tuple(known for known in _PATTERNS if known[1] == "://")  # all others hold a run of ten characters
+# an address may hold no run of ten characters, a private key none longer; every other key holds one of fifteen
+_WITHOUT_RUN = tuple(known for known in _PATTERNS if known[1] == "://")
+_SHORT = tuple(known for known in _PATTERNS if known[1] in ("PRIVATE KEY", "://"))
 _NAMES = (b"passw", b"pwd", b"secret", b"token", b"bearer")
 _KEY_NAMES = tuple(
     f"{whose}key".encode()
     for whose in ("api", "access", "auth", "private", "client", "account", "encryption", "master")
 )
 _ASSIGNED = re.compile(
-    r"""(?ix) (?:passwords?|passwd|pwd|secrets?|token|bearer
+    r"""(?ix) (?=[abcempst])  # the first letters: most places are passed over
+    (?:passwords?|passwd|pwd|secrets?|token|bearer
         |(?:api|access|auth|private|client|account|encryption|master|secret)[ _-]?(?:key|token|secret))
     (?:[ ]is:?|["']?\s{0,3}(?:[:=]|=>|:=)|(?=[ ]\S{20})) \s{0,3} ["'`]?
     (?P<value>[A-Za-z0-9_\-/+=.!@\#$%^&*~]{10,200})"""
@@ -59,8 +62,7 @@ _SAMPLES = re.compile(
 _RUNS = (
     bytes(0x78 if chr(byte).isalnum() or chr(byte) in "_-+/=.!@#$%^&*~:" else 0x20 for byte in range(128)) + b" " * 128
 )
-_LOWER = bytes(range(256)).lower()
-_SHORT_RUN, _LONG_RUN = b"x" * 10, b"x" * 16
+_SHORT_RUN, _KEY_RUN, _LONG_RUN = b"x" * 10, b"x" * 15, b"x" * 16
 _LEET = str.maketrans("@03$1", "aoesi")  # "p@ssw0rd" is a sample too
 # words and names in a row, attributes and calls: no random text
 _WORDS = re.compile(r"(?:\b|_)[A-Z]?[a-z]{2,}[+./_-][A-Z]?[a-z]{2,}(?![A-Z0-9])|^[a-z_]{3,}\.")
@@ -76,7 +78,7 @@ class Suspicion(NamedTuple):
 def suspect(text: str, raw: bytes) -> Suspicion:
     """Return a first look at a text for keys. `raw` is the text as UTF-8."""
     runs = raw.translate(_RUNS)
-    patterns = _PATTERNS if _SHORT_RUN in runs else _WITHOUT_RUN
+    patterns = _PATTERNS if _KEY_RUN in runs else _SHORT if _SHORT_RUN in runs else _WITHOUT_RUN
     return Suspicion(runs, tuple([known for known in patterns if known[1] in text]))
 
 
@@ -108,8 +110,10 @@ def find_sample_key(text: str, seen: Suspicion) -> str | None:
 
 def _names_secret(raw: bytes) -> bool:
     """Return whether a text speaks of passwords or keys; "API key" and "api_key" read alike here."""
-    bare = raw.translate(_LOWER, b" _-\"'")
-    return any(name in bare for name in _NAMES) or (b"key" in bare and any(name in bare for name in _KEY_NAMES))
+    lower = raw.lower()
+    if any(map(lower.__contains__, _NAMES)):
+        return True
+    return b"key" in lower and any(map(lower.translate(None, b" _-").__contains__, _KEY_NAMES))
 
 
 def mask(secret: str) -> str:
