@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -22,3 +23,9 @@ def shared() -> Path:
 def stories(shared: Path) -> Path:
     """A real 260 K-parameter Llama model."""
     return shared / "models" / "stories260K"
+
+
+def pytest_collection_finish() -> None:
+    """Set aside what was imported, so that no search for garbage goes through all of torch and transformers again."""
+    gc.collect()
+    gc.freeze()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,15 @@ def room_of(module: str) -> str:
     return "config" if first.startswith("config") else first
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    """A file, parsed once for all rules; no test changes a file that it has looked at."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def sources(package: Path) -> dict[str, tuple[Path, ast.Module]]:
     """Every module of the package by its dotted name, parsed."""
-    files = sorted(package.rglob("*.py"))
-    return {module_name(package, file): (file, ast.parse(file.read_text(encoding="utf-8"))) for file in files}
+    return {module_name(package, file): (file, parsed(file)) for file in sorted(package.rglob("*.py"))}
 
 
 def is_for_types(node: ast.AST) -> bool:
@@ -109,6 +115,7 @@ def find_upward_imports(package: Path) -> list[str]:
     """Imports that go up or sideways, relative imports, and rooms that stand on no floor."""
     found = []
     modules = sources(package)
+    names = set(modules)
     for module, (file, tree) in modules.items():
         room = room_of(module)
         if room not in FLOORS:
@@ -118,7 +125,7 @@ def find_upward_imports(package: Path) -> list[str]:
             if name.startswith("."):
                 found.append(f"{file.name}:{line}: relative import {name}")
                 continue
-            target = target_module(name, set(modules))
+            target = target_module(name, names)
             if target is None or room_of(target) == room or name == VERSION:
                 continue
             if name == "attune" and reads_only_the_version(tree):
@@ -130,16 +137,18 @@ def find_upward_imports(package: Path) -> list[str]:
     return found
 
 
+@cache
 def graph_at_import(package: Path) -> dict[str, set[str]]:
     """What each module imports when it is imported: modules of the package (and their folders), and outside names."""
     modules = sources(package)
+    names = set(modules)
     graph: dict[str, set[str]] = {}
     for module, (_, tree) in modules.items():
         reached: set[str] = set()
         for _, name, runs in imports(tree):
             if not runs:
                 continue
-            target = target_module(name, set(modules))
+            target = target_module(name, names)
             if target is None:
                 reached.add("outside " + name.split(".")[0])
             else:
@@ -193,7 +202,7 @@ def find_long_functions(folder: Path) -> list[str]:
     """Functions over the limit, docstring and decorators included."""
     found = []
     for file in sorted(folder.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(file)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > MAX_FUNCTION_LINES:
@@ -209,8 +218,8 @@ def find_forbidden_names(folder: Path) -> list[str]:
 
 def find_missing_docstrings(folder: Path) -> list[str]:
     """Files that do not open with a docstring; an empty file has nothing to say."""
-    texts = {file: file.read_text(encoding="utf-8") for file in sorted(folder.rglob("*.py"))}
-    return [file.name for file, text in texts.items() if text.strip() and not ast.get_docstring(ast.parse(text))]
+    trees = {file: parsed(file) for file in sorted(folder.rglob("*.py"))}
+    return [file.name for file, tree in trees.items() if tree.body and not ast.get_docstring(tree)]
 
 
 def find_machine_paths(folder: Path) -> list[str]:

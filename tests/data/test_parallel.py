@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import random
@@ -19,6 +20,7 @@ from attune.data.collect import Collection
 from attune.data.coverage import sample
 from attune.data.duplicates import words as duplicate_words
 from attune.data.encoding.tokenizer import load_tokenizer
+from attune.data.files import DataFile
 from attune.data.lint import openers, pile_up, structure, tasks
 from attune.data.parallel import Desk, Task, count_workers
 from attune.data.prepare import prepare
@@ -308,15 +310,27 @@ def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_workers(5, 1) == 1
 
 
-def test_files_that_are_not_cut(tmp_path: Path) -> None:
+def test_files_that_are_not_cut(tmp_path: Path, in_place: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files, packed ones and those that are not lines of JSON are one process's work."""
-    import gzip
+    cuts: list[int] = []
+    cut = parallel.Crew.cut
 
-    rows = write_set(tmp_path / "a.jsonl", pairs(20))
-    packed = tmp_path / "a.jsonl.gz"
-    packed.write_bytes(gzip.compress(Path(rows).read_bytes() * 2000, 1))
-    array = tmp_path / "a.json"
-    array.write_bytes(b"[" + b",".join(Path(rows).read_bytes().splitlines() * 400) + b"]")
-    for path in (rows, str(packed), str(array)):
+    def noted(crew: parallel.Crew, file: DataFile, **wishes: Any) -> list[Task]:
+        tasks = cut(crew, file, **wishes)
+        cuts.append(len(tasks))
+        return tasks
+
+    monkeypatch.setattr(parallel.Crew, "cut", noted)
+    small = write_set(tmp_path / "small.jsonl", pairs(20)[:9])
+    large = write_set(tmp_path / "large.jsonl", pairs(200))
+    lines = Path(large).read_bytes()
+    packed, array = tmp_path / "large.jsonl.gz", tmp_path / "large.json"
+    packed.write_bytes(gzip.compress(lines, 1))
+    array.write_bytes(b"[" + b",".join(lines.splitlines()) + b"]")
+    assert Path(small).stat().st_size < 2 * parallel.PART_BYTES[0]
+    for path, rows in ((small, 9), (large, 200), (str(packed), 200), (str(array), 200)):
+        assert rows == 9 or Path(path).stat().st_size > 2 * parallel.PART_BYTES[0]
         found = prepared(path, tmp_path, with_coverage=False, **{"data.workers": 2, "data.valid_share": 0.0})
-        assert found.ledger.rows >= 20
+        assert found.ledger.rows == rows
+    assert cuts[1] > 1
+    assert [cuts[0], *cuts[2:]] == [0, 0, 0]

@@ -177,19 +177,20 @@ def test_huge_run_stays_small(tmp_path: Path) -> None:
     run = RunFolder(path)
     long = "<" * 50_000
     pieces = [[long, 0], [long, 1]]
-    preview = [{"file": "f", "line": n, "tokens": 9, "learned": 9, "pieces": pieces} for n in range(300)]
+    preview = [{"file": "f", "line": n, "tokens": 9, "learned": 9, "pieces": pieces} for n in range(60)]
     run.write_lines("preview.jsonl", preview)
-    rows = [{"file": "f", "line": n, "prompt": long, "reference": long, "answers": {"base": long}} for n in range(300)]
+    rows = [{"file": "f", "line": n, "prompt": long, "reference": long, "answers": {"base": long}} for n in range(60)]
     run.write_lines("eval/test.jsonl", rows)
-    run.write_json("findings.json", [{"id": "D1", "message": long, "fix": long, "examples": []} for _ in range(400)])
+    run.write_json("findings.json", [{"id": "D1", "message": long, "fix": long, "examples": []} for _ in range(250)])
     heated = {"file": "f", "line": 1, "tokens": 600, "pieces": [["<" * 100, 1.5]] * 600}
     run.write_json("extremes.json", {"step": 1, "worst": [heated] * 10, "best": [heated] * 10})
-    told = [{"step": step, **rows[at], "answer": long} for step in range(100) for at in range(64)]
+    steps = [(step, at) for step in range(100) for at in range(50 if step < 3 else 1)]  # the first prompt has them all
+    told = [{"step": step, **rows[at], "answer": long} for step, at in steps]
     run.write_lines("samples.jsonl", told)
     source = write_report(path).read_text("utf-8")
     assert len(source.encode()) < MAX_BYTES
     text = Page(source).text
-    assert re.search(r"The first \d+ of 64 prompts are on this page", text)
-    assert re.search(r"The first \d+ of 300 rows of the preview are on this page", text)
-    assert re.search(r"The first \d+ of 300 rows are on this page", text)
-    assert "The first 200 of 400 findings" in text
+    assert re.search(r"The first \d+ of 50 prompts are on this page", text)
+    assert re.search(r"The first \d+ of 60 rows of the preview are on this page", text)
+    assert re.search(r"The first \d+ of 60 rows are on this page", text)
+    assert "The first 200 of 250 findings" in text

@@ -44,6 +44,7 @@ class Held(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
+        self._most = 0  # what there is with all that may be gone by now
         self._found: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -51,9 +52,12 @@ class Held(TorchDispatchMode):
         for x in tree_leaves(out):
             if isinstance(x, torch.Tensor):
                 storage = x.untyped_storage()
+                self._most += storage.nbytes() - self._found.get(storage._cdata, (None, 0))[1]
                 self._found[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._found = {key: pair for key, pair in self._found.items() if not pair[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._found.values()))
+        if self._most > self.peak:
+            self._found = {key: pair for key, pair in self._found.items() if not pair[0].expired()}
+            self._most = sum(size for _, size in self._found.values())
+            self.peak = max(self.peak, self._most)
         return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ ANSWERS = ("yes", " leading", "trailing \n", "\nline", "  two", "naïve 你好 �
 QUESTIONS = ("What?", "ends in space ", "ends in breaks\n\n", "1", "", "(", "it'")
 
 
+load_once = cache(load_tokenizer)  # real ones are large, and nothing changes them
+
+
 def example(question: str, answer: str) -> Example:
     """Return one question and its answer."""
     return Example(Place("f.jsonl", 1, 0), messages=(Message("user", question), Message("assistant", answer)))
@@ -55,7 +59,7 @@ def learned_text(prepared: Prepared, tokenizer_folder: Path, row: int = 0) -> st
 @pytest.mark.parametrize("template", ["auto", "plain", "none"])
 def test_learned_tokens_are_the_answer_and_its_terminator(name: str, template: str, shared: Path) -> None:
     """For odd answers after odd questions, real tokenizers learn exactly the answer, after the tokens of the prompt."""
-    tokenizer = load_tokenizer(shared / "models" / name)
+    tokenizer = load_once(shared / "models" / name)
     opened = open_template(template, tokenizer)
     masker = Masker(opened, "completion")
     for question in QUESTIONS:
@@ -73,7 +77,7 @@ def test_learned_tokens_are_the_answer_and_its_terminator(name: str, template: s
 
 def test_a_wrong_mask_does_not_pass_the_proof(shared: Path) -> None:
     """A mask that is one token short, long or late is found out."""
-    tokenizer = load_tokenizer(shared / "models" / "tokenizer-gpt2")
+    tokenizer = load_once(shared / "models" / "tokenizer-gpt2")
     template = open_template("plain", tokenizer)
     masker = Masker(template, "completion")
     rendered = template.render(example("What is it?", "It is a test."))
