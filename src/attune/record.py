@@ -202,7 +202,7 @@ class RunFolder:
         try:
             return orjson.loads(path.read_bytes())
         except FileNotFoundError:
-            raise CheckpointError(f"{path} is missing: the run stopped before it was written.") from None
+            raise CheckpointError(f"{path} is missing. Restore it or start a new run.") from None
         except orjson.JSONDecodeError as error:
             raise CheckpointError(f"{path} is damaged: {error}. Restore it or start a new run.") from error
 

@@ -177,6 +177,15 @@ def test_holm_corrects_for_the_number_of_metrics() -> None:
     assert [c.p for c in settled] == [0.01, 0.04, 0.005, 0.03]
 
 
+def test_a_handful_of_rows_shows_nothing() -> None:
+    """Below six rows no p can be small, so nothing is said to be detectable; six that all agree are evidence."""
+    for rows, word in ((5, "no evidence"), (6, "better")):
+        alone = against("loss", [2.0 + 0.1 * row for row in range(rows)], [1.0] * rows, higher_is_better=False)
+        assert (alone.verdict, alone.detectable is None) == (word, rows == 5)
+    few = against("loss", [2.0, 2.1, 2.3], [1.0] * 3, higher_is_better=False)
+    assert verdict_text([few]).endswith("So few rows can show nothing, however large the difference: give at least 6.")
+
+
 def test_the_verdict_in_words() -> None:
     """One or two sentences with the figures of the metric that says most."""
     good = against("schema_valid", binary(0, 200), binary(197, 200))

@@ -166,10 +166,13 @@ def test_plain_text_has_only_a_loss(make_run: Make, tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_model_is_not_evaluated(make_run: Make, tmp_path: Path) -> None:
-    """The message says how to finish the run."""
+    """The message says how to finish the run, or that its model was lost."""
     copy = tmp_path / "unfinished"
     shutil.copytree(make_run(), copy)
     shutil.rmtree(copy / "model")
+    with pytest.raises(CheckpointError, match=r"is finished, but its model is gone\. Restore .*model, or train anew"):
+        evaluate(copy)
+    (copy / "result.json").unlink()
     with pytest.raises(CheckpointError, match=r"holds no model yet\. Finish the run: attune resume"):
         evaluate(copy)
     with pytest.raises(ConfigError, match="not found"):

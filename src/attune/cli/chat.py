@@ -52,18 +52,16 @@ def open_voices(run: str, *, compare: bool, **options: Any) -> dict[str, Convers
     from attune.config_file import load_run_config
     from attune.data.encoding.template import open_template
     from attune.data.encoding.tokenizer import load_tokenizer
-    from attune.errors import CheckpointError
     from attune.evals.conversation import Conversation
+    from attune.evals.evaluate import tuned_folder
     from attune.model.folder import locate
     from attune.model.load import load_model, load_tuned
     from attune.record import RunFolder
     from attune.world import resolve_device
 
     opened = RunFolder.open(run)
-    folder = opened.path
-    if not (folder / "model").is_dir():
-        raise CheckpointError(f"{folder} holds no model yet. Finish the run: attune resume {folder}")
-    config = load_run_config(folder, opened.find)
+    folder = tuned_folder(opened)
+    config = load_run_config(opened.path, opened.find)
     device = resolve_device("auto")
     precision = "float32" if device == "cpu" else "bfloat16"
     loading: dict[str, Any] = {
@@ -72,8 +70,8 @@ def open_voices(run: str, *, compare: bool, **options: Any) -> dict[str, Convers
         "attention": "auto",
         "trust_remote_code": config.trust_remote_code,
     }
-    tuned = load_tuned(folder / "model", **loading)
-    template = open_template("auto", load_tokenizer(folder / "model"))
+    tuned = load_tuned(folder, **loading)
+    template = open_template("auto", load_tokenizer(folder))
     voices = {}
     if compare:
         is_adapter = hasattr(tuned, "disable_adapter")

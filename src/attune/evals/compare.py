@@ -15,6 +15,7 @@ Scores = tuple[str, Sequence[float | None]]  # the name of a system, and its sco
 
 RESAMPLES = 10_000
 LEVEL = 0.05  # a verdict needs a p below this, after Holm, and a 95 % interval without zero
+FEWEST_ROWS = 6  # with 5, the smallest p that swapping them can give is 2 / 2^5 = 0.06
 POWER = 2.8  # 1.96 + 0.84: the difference, in standard errors, that is found 80 times in 100
 IN_NATS = ("loss", "general_loss")  # shown as they are; every other metric is a share, shown in percent
 CELLS = 2**22  # numbers drawn at once, to bound memory
@@ -38,7 +39,8 @@ class Comparison:
     """System b against system a on one metric, over the rows that both have a score for.
 
     `difference` is b minus a, [low, high] its 95 % interval; `p` is two-sided, `p_holm` the same corrected for the
-    metrics beside it. `detectable`: the difference that so many rows show 80 times in 100 (None if no row differs).
+    metrics beside it. `detectable`: the difference that so many rows show 80 times in 100 (None if no row differs, or
+    rows are so few that no difference shows).
     """
 
     metric: str
@@ -101,7 +103,7 @@ def compare(
         p_holm=p,
         verdict="no evidence",
         rows=len(x),
-        detectable=POWER * error if error > 0 else None,
+        detectable=POWER * error if error > 0 and len(x) >= FEWEST_ROWS else None,
         higher_is_better=higher_is_better,
     )
     return replace(found, verdict=_judge(found))
@@ -187,7 +189,9 @@ def verdict_text(comparisons: Sequence[Comparison]) -> str:
     if not better and not worse:
         first = _headline(comparisons)
         text = f"No evidence that {b.lower()} differs from {a} on {total}: {_figures(first)}."
-        if first.detectable is not None:
+        if first.rows < FEWEST_ROWS:
+            text += f" So few rows can show nothing, however large the difference: give at least {FEWEST_ROWS}."
+        elif first.detectable is not None:
             text += f" {first.rows} rows would show a difference of about {_size(first.metric, first.detectable)}."
         return text
     words = [f"{word} than {a} on {len(found)}" for word, found in (("better", better), ("worse", worse)) if found]

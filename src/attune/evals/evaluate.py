@@ -77,10 +77,9 @@ def evaluate(
     folder = RunFolder.open(run)
     if not _NAME.fullmatch(name):
         raise ConfigError(f'name: "{name}" cannot name an evaluation: use letters, digits, . _ - (at most 80).')
-    if not any((folder.path / "model" / file).is_file() for file in ("config.json", "adapter_config.json")):
-        raise CheckpointError(f"{folder.path} holds no model yet. Finish the run: attune resume {folder.path}")
+    tuned = tuned_folder(folder)
     config = load_run_config(folder.path, folder.find)
-    template = open_template("auto", load_tokenizer(folder.path / "model"))
+    template = open_template("auto", load_tokenizer(tuned))
     examples = read_examples(data, config.data) if data is not None else held_out_examples(folder, config)
     base = locate(config.model)
     task = plan(
@@ -92,8 +91,9 @@ def evaluate(
         tell("note", f"the base model has its full weights here; in training and its validation it had {bits} bits")
     machine = _machine(config, device)
     outcomes = {}
-    for system, model in _models(folder.path / "model", base, config, machine):
-        tell("progress", {"system": system, "rows": 0, "of": len(task.questions)})
+    for system, model in _models(tuned, base, config, machine):
+        if task.questions:
+            tell("progress", {"system": system, "rows": 0, "of": len(task.questions)})
         outcomes[system] = _measure(model, task, machine, partial(_tell_progress, tell, task, system))
         del model  # so that the base is gone before the tuned model comes
     scores = {system: _scores(task, outcomes[system]) for system in SYSTEMS}
@@ -111,6 +111,18 @@ def evaluate(
     folder.write_json(f"eval/{name}.json", document)
     tell("evaluated", document)
     return document
+
+
+def tuned_folder(run: RunFolder) -> Path:
+    """Return the folder of a run's tuned model. Raises: CheckpointError when there is none (any more)."""
+    folder = run.path / "model"
+    if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+        return folder
+    if (run.path / "result.json").is_file() and run.read_json("result.json").get("status") == "done":
+        raise CheckpointError(
+            f"{run.path} is finished, but its model is gone. Restore {folder}, or train anew with another --out."
+        )
+    raise CheckpointError(f"{run.path} holds no model yet. Finish the run: attune resume {run.path}")
 
 
 def _figures(task: Task, comparisons: Sequence[Comparison]) -> dict[str, Any]:

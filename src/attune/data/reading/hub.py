@@ -56,7 +56,7 @@ def read_hub(spec: str, limit: int) -> Iterator[RawRow | BadRow]:
         reason = " ".join(lines)[:300].rstrip(".") or type(error).__name__
         raise DataError(f"{spec} cannot be read: {reason}.\nForms: {FORM}.") from error
     if not len(rows):
-        raise DataError(f"{spec} has 0 rows: nothing to train on.")
+        raise DataError(f"{spec} has 0 rows.")
     yield from to_rows(spec, map(_as_rows, rows.iter(BATCH_ROWS)), limit)
 
 

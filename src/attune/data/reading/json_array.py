@@ -38,7 +38,7 @@ def read_array(path: Path, file: BinaryIO, skipped: int, limit: int) -> Iterator
         if following == ",":
             window.skip(1)
     if not rows:
-        raise DataError(f"{path} is an empty JSON array: 0 rows, nothing to train on.")
+        raise DataError(f"{path} is an empty JSON array: 0 rows.")
     window.skip(1)
     if window.skip_blank():
         found = f'found "{window.ahead(12)}"'

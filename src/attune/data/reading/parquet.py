@@ -28,7 +28,7 @@ def read_parquet(path: Path, limit: int) -> Iterator[RawRow | BadRow]:
     try:
         with parquet.ParquetFile(path) as file:
             if not file.metadata.num_rows:
-                raise DataError(f"{path} is a Parquet file of 0 rows: nothing to train on.")
+                raise DataError(f"{path} is a Parquet file of 0 rows.")
             names = file.schema_arrow.names
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)

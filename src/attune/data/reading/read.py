@@ -145,7 +145,7 @@ def _refuse_absent(path: Path) -> None:
 def _refuse_unreadable(path: Path, head: bytes) -> None:
     """Raise DataError for a file that no row can come from, as its first unpacked bytes show."""
     if not head:
-        raise DataError(f"{path} is empty (0 bytes): 0 rows, nothing to train on.")
+        raise DataError(f"{path} is empty (0 bytes): 0 rows.")
     for magic, text in MAGIC:
         if head.startswith(magic):
             raise DataError(f"{path} {text}.")
@@ -190,4 +190,4 @@ def _read_lines(path: Path, file: BinaryIO, part: Part, limit: int) -> Iterator[
             rows += 1
             yield parse_line(place, raw)
     if not rows and part.end == WHOLE:
-        raise DataError(f"{path}: {line} lines, all blank: 0 rows, nothing to train on.")
+        raise DataError(f"{path}: {line} lines, all blank: 0 rows.")

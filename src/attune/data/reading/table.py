@@ -42,7 +42,7 @@ def read_csv(path: Path, file: BinaryIO, offset: int, limit: int) -> Iterator[Ra
     finally:
         csv.field_size_limit(before)
     if not rows:
-        raise DataError(f"{path} has a header but no rows: nothing to train on.")
+        raise DataError(f"{path} has a header but no rows.")
 
 
 def _csv_row(place: Place, header: list[str], cells: list[str]) -> RawRow | BadRow:
