@@ -195,12 +195,9 @@ def run_group(group: list[Case], cards: Queue[int], report: Result, arguments: a
         cards.put(card)
 
 
-def main() -> None:
-    """Measure, keep every figure, print the tables."""
-    arguments = parse_arguments()
-    report = open_report(arguments)
-    if not arguments.only_peers or arguments.peers != "none":  # else only the page is written anew
-        report["versions"] |= versions(arguments)
+def measure_all(report: Result, arguments: argparse.Namespace) -> None:
+    """Measure all cases that are asked for on the cards there are; the report follows."""
+    report["versions"] |= versions(arguments)
     cards: Queue[int] = Queue()
     for card in range(arguments.cards):
         cards.put(card)
@@ -210,6 +207,14 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.cards) as pool:
         for done in [pool.submit(run_group, group, cards, report, arguments) for group in groups.values()]:
             done.result()
+
+
+def main() -> None:
+    """Measure, keep every figure, print the tables."""
+    arguments = parse_arguments()
+    report = open_report(arguments)
+    if not arguments.only_peers or arguments.peers != "none":  # else only the page is written anew
+        measure_all(report, arguments)
     print(kernels(report), file=sys.stderr)
     print(tables(report))
     if arguments.write:
