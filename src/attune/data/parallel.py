@@ -36,7 +36,7 @@ from attune.errors import UserError
 
 WORKER_BYTES = 6 * 1024 * 1024  # of a file, for each process under "auto": a process takes half a second to start
 MOST_WORKERS = 16
-PARTS_PER_WORKER = 4  # so that no process waits long for another one
+PARTS_PER_WORKER = 8  # so that no process waits long for another one
 PART_BYTES = (256 * 1024, 8 * 1024 * 1024)  # least and most
 # a process of ours: it finds modules where this one does, and leaves Ctrl-C to this one
 START = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,7 @@ from attune.data.lint.refusals import Refusals
 from attune.data.lint.rows import RowOptions, lint_row
 from attune.data.lint.structure import Structure
 from attune.data.lint.view import RowView, view
+from attune.data.reading.garbage import rare_collections
 from attune.types import Example, Place
 
 
@@ -116,6 +118,7 @@ class Survey:
         self.pile_up.absorb(part.pile_up, base)
         self.coverage.absorb(part.coverage, base)
 
+    @rare_collections()
     def finish(self) -> Surveyed:
         """Return what was found in all rows."""
         limits = self.options.thresholds
@@ -127,7 +130,9 @@ class Survey:
             np.array(self._offsets, dtype=np.int64),
         )
         parts = np.array(PARTS)[np.array(self._parts, dtype=np.int8)]
-        duplicates = find_clusters(self.store, limits)
+        with ThreadPoolExecutor(1) as pool:
+            languages = pool.submit(self.languages.found)  # opens a model while numpy computes
+            duplicates = find_clusters(self.store, limits)
         given_away = tuple(find_leaks(self.store, duplicates, parts, limits))
         found = [
             *(self._found(name) for name in self._by_rule),
@@ -135,7 +140,7 @@ class Survey:
             *conflicts.found(self.store, parts, places.__getitem__, limits),
             *leaks.found(given_away, parts, places.__getitem__, limits),
             *self.structure.found(),
-            *self.languages.found(),
+            *languages.result(),
             *self.openers.found(),
             *self.refusals.found(),
             *self.pile_up.found(),

@@ -119,6 +119,15 @@ def test_a_language_that_most_rows_are_answered_in_is_the_task() -> None:
     assert "31 asked in German, answered in English" in note.detail
 
 
+def test_suspects_are_judged_in_the_end_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many suspects wait for the language model, the same rows are named with the same words."""
+    rows = [*zip(QUESTIONS.values(), reversed(ANSWERS.values()), strict=True), (QUESTIONS["en"], ANSWERS["en"])]
+    late = found(*rows)
+    monkeypatch.setattr("attune.data.coverage.language._MOST_WAITING", 0)
+    assert [len(each.rows) for each in late] == [12]
+    assert found(*rows) == late
+
+
 def test_every_turn_is_compared_with_its_question() -> None:
     """An answer in the middle of a conversation is judged, too."""
     turns = [("user", QUESTIONS["en"]), ("assistant", ANSWERS["de"]), ("user", "Thank you, and why is that so?")]

@@ -25,6 +25,7 @@ from attune.types import Message
 
 _SHOWN = 70  # characters of an answer
 _PROMPT_READ = 20_000  # characters of a prompt in which words of the answer's language are looked for
+_MOST_WAITING = 1_000_000  # characters of suspects that wait for the language model, which takes half a second to open
 
 # A prompt that speaks of a language or of translating may well be answered in another one.
 _OF_LANGUAGES = (
@@ -52,6 +53,8 @@ class Languages:
         self._model: LanguageModel | None = None
         self._asked: Counter[str] = Counter()  # rows by the language of their prompt, as far as little words tell
         self._seen: dict[int, tuple[str, str, str]] = {}  # row -> language asked in, answered in, the answer
+        self._suspects: list[tuple[int, str, str, str]] = []  # row, all that was said before, question, answer
+        self._waiting = 0  # characters of them
 
     def take(self, row: RowView) -> None:
         """Look at a row; some 10 us where prompt and answer are plainly in one language."""
@@ -68,6 +71,8 @@ class Languages:
         """Add the rows that another one took, which follow; `base`: the number of the first of them."""
         self._asked.update(part._asked)
         self._seen |= {number + base: seen for number, seen in part._seen.items()}
+        for number, prompt, asked, text in part._suspects:
+            self._suspect(number + base, prompt, asked, text)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs to absorb this one: not the model."""
@@ -75,6 +80,7 @@ class Languages:
 
     def found(self) -> list[Found]:
         """Return the rows whose answer is in another language: a finding for the strays, one for what seems meant."""
+        self._judge_suspects()
         pairs = Counter((asked, answered) for asked, answered, _ in self._seen.values())
         limits = self._thresholds
         meant = {
@@ -103,7 +109,7 @@ class Languages:
         return f'asked in {name_of(asked)}, answered in {name_of(answered)}: "{answer}"'
 
     def _compare(self, number: int, before: tuple[Message, ...], answer: Message) -> None:
-        """Note a row whose answer is surely in another language than all that was said before it."""
+        """Suspect a row whose answer may be in another language than all that was said before it."""
         asked = next((turn.content for turn in reversed(before) if turn.role == "user"), "")
         text = answer.content
         if not asked:
@@ -120,16 +126,28 @@ class Languages:
             return  # too few little words, as in a sum or a list, but they are the prompt's
         if not prompt_guess and has_signs(asked[:SAMPLE], answer_guess):
             return
-        if number in self._seen or text.lstrip().startswith(_NOT_PROSE) or not _is_prose(text[:SAMPLE]):
+        if text.lstrip().startswith(_NOT_PROSE) or not _is_prose(text[:SAMPLE]):
             return
         prompt = "\n".join(turn.content for turn in before)[:_PROMPT_READ]
         lowered = prompt.lower()
         if any(name in lowered for name in _SPEAKS_OF_LANGUAGES):
             return
-        pair = self._judge(prompt, asked, text)
-        if pair:
-            shown = " ".join(text[: 2 * _SHOWN].split())
-            self._seen[number] = (*pair, shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}...")
+        self._suspect(number, prompt, asked, text)
+
+    def _suspect(self, number: int, prompt: str, asked: str, text: str) -> None:
+        self._suspects.append((number, prompt, asked, text))
+        self._waiting += len(prompt) + len(asked) + len(text)
+        if self._waiting > _MOST_WAITING:
+            self._judge_suspects()
+
+    def _judge_suspects(self) -> None:
+        """Note the suspects that are surely answered in another language; of a row the first such answer."""
+        for number, prompt, asked, text in self._suspects:
+            pair = self._judge(prompt, asked, text) if number not in self._seen else None
+            if pair:
+                shown = " ".join(text[: 2 * _SHOWN].split())
+                self._seen[number] = (*pair, shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}...")
+        self._suspects, self._waiting = [], 0
 
     def _judge(self, prompt: str, asked: str, answer: str) -> tuple[str, str] | None:
         """Return the languages of prompt and answer where they surely differ."""

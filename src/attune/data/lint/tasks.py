@@ -48,8 +48,8 @@ class Tasks:
         self._source.append(self._sources.setdefault(example.source, len(self._sources)))
         self._system.append(self._system_key(example))
         if len(question) > 200:
-            words = question[:120].split()[:FIRST_WORDS]
-            last = question[-60:].split()[-LAST_WORDS:]
+            words = question[:120].split(None, FIRST_WORDS)[:FIRST_WORDS]
+            last = question[-60:].rsplit(None, LAST_WORDS)[-LAST_WORDS:]
         else:
             words = question.split()
             words, last = words[:FIRST_WORDS], words[-LAST_WORDS:]
