@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 import yaml
@@ -153,24 +154,28 @@ def test_bad_rows_stop_training_before_torch(rows: str, base: Path) -> None:
     assert not list(Path().glob("runs/*"))
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(rows: str, base: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(capsys: pytest.CaptureFixture[str], rows: str, base: Path) -> None:
     """The first Ctrl-C finishes the step, saves, and exits 130 with the command to go on."""
+    written, is_over = Path("runs/a/metrics.jsonl").absolute(), Event()
+
+    def interrupt() -> None:
+        """Press Ctrl-C once a step is recorded; by then training listens."""
+        while not is_over.wait(0.002):
+            if written.is_file() and written.stat().st_size:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    presses = Thread(target=interrupt)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # should it come when the run is over
     words = ["train", rows, "--model", str(base), "--out", "runs/a", "--train.steps", "4000", "--log.every", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "attune", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("step"):
-                break
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    try:
+        presses.start()
+        code, _, err = run(capsys, *words)
+    finally:
+        is_over.set()
+        presses.join()
+        signal.signal(signal.SIGINT, before)
+    assert code == 130
     assert "attune resume runs/a" in err
     assert "Traceback" not in err
     result = json.loads(Path("runs/a/result.json").read_text())

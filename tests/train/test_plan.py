@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,8 +307,18 @@ def test_fewer_tokens_at_once_are_the_first_advice(
     assert plan(wished.with_values(change["config"]), measuring=False)["fits"] is True
 
 
-def test_faults_of_the_child_are_those_of_training(config: Config) -> None:
-    """A wish that only the loaded model can refuse is told as training tells it."""
+def test_faults_of_the_child_are_those_of_training(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wish that only the loaded model can refuse is told as training tells it; here the child is this process."""
+
+    def here(words: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        assert words[:-1] == [sys.executable, "-m", "attune.train.measure"]
+        try:
+            measuring.main(Path(words[-1]))
+        except Exception:  # a process ends with it and leaves no result
+            return subprocess.CompletedProcess(words, 1)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(measuring.subprocess, "run", here)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"train\.kernels: fused layers cannot run here"):
         plan(config.with_values({"train.kernels": "fused"}))
 
