@@ -50,6 +50,7 @@ def config(tmp_path: Path) -> Config:
             "train.learning_rate": 0.01,
             "train.micro_tokens": 4096,
             "checkpoint.every": 1,
+            "guards.enabled": False,
         }
     )
 
