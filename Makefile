@@ -12,8 +12,9 @@ quickstart: $(VENV)/installed
 	$(BIN)/attune quickstart
 
 # One thread for each process: processes that share processors wait for each other's threads.
+# A process that has run out of tests takes some of another one: files are of very different cost.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
