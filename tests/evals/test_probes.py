@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from attune.bundled import starter_folder
 from attune.config import Config
 from attune.data.prepared import Prepared
 from attune.errors import CheckpointError
+from attune.evals import samples
 from attune.evals.heldout import measure
 from attune.evals.probe_plan import OPENINGS, ProbePlan, plan_probes
 from attune.evals.probes import Probes
 from attune.model.adapter import trainable_weights
+from attune.model.generate import generate
 from attune.train.run import gather
 from attune.train.session import Session
 from attune.types import ProbeRecord
@@ -103,6 +105,40 @@ def test_a_run_is_measured_beside_its_base(open_session: Open, kind: str, tmp_pa
                 continue  # what is drawn depends on the rows that are drawn together
             expected = figures(after)[name]
             assert value == (pytest.approx(expected, rel=1e-4) if isinstance(value, float) else expected), name
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_what_validation_has_shown_is_not_generated(
+    open_session: Open, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers, scores and lines are the same, and a part of each answer was known before."""
+    rows = [{"prompt": f"{n} which?", "completion": f"it is {['red', 'blue'][n % 2]}"} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wishes = {"train.steps": 40, "guards.max_new_tokens": 16, "adapter.kind": kind}
+    session, prepared = open_session(**{**wishes, "data.train": str(tmp_path / "rows.jsonl")})
+    probes = open_probes(session, prepared, tmp_path)
+    probes.prepare(0, micro_tokens=MICRO)
+    list(session.train())
+    _, validated = session.validate()
+    seen: list[Sequence[Sequence[int]]] = []
+
+    def spy(*given: Any, begun: Sequence[Sequence[int]] = (), **options: Any) -> Any:
+        seen.append(begun)
+        return generate(*given, begun=begun, **options)
+
+    monkeypatch.setattr(samples, "generate", spy)
+    plain, plain_lines = probes.measure(40, micro_tokens=MICRO)
+    spared, spared_lines = probes.measure(40, micro_tokens=MICRO, validated=validated)
+    assert figures(spared) == figures(plain)
+    assert spared_lines == plain_lines
+    begun = seen[2]
+    assert seen[0] == ()
+    assert sum(map(len, begun)) > len(begun), "some tokens of most answers"
+    decode = prepared.template.tokenizer.decode
+    for tokens, line in zip(begun, plain_lines, strict=True):
+        words = [token for token in tokens if token not in prepared.template.stop_ids]
+        assert line["answer"].startswith(decode(words))
+        assert not line["finished"] or line["answer"] != line["reference"] or len(words) < len(tokens)
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from attune.errors import ModelError
-from attune.model.generate import _batches, generate, stream
+from attune.model.generate import _batches, _Places, generate, stream
 from attune.model.load import load_model
 from tests.tiny import CONFIGS, VOCABULARY, make_model
 
@@ -165,17 +165,52 @@ def test_an_adapter_answers_as_itself_and_switched_off_as_its_base() -> None:
     assert wrapped.get_base_model().config._attn_implementation == "attune_exact"
 
 
-def test_batches_hold_every_row_once_with_one_limit() -> None:
-    """Every row is in exactly one batch; a batch has one limit and at most `batch_rows` rows."""
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_an_answer_whose_beginning_is_known_is_the_same(name: str) -> None:
+    """Only the rest is made, also near the end of the context; a known end or a known whole needs no model."""
+    model = make_model(name, dtype=torch.float32)
+    prompts = [[3 + (7 * place + length) % 50 for place in range(length)] for length in (9, 30, 4, 120, 17)]
+    whole = generate(model, prompts, stop_ids=[], max_new_tokens=12)
+    stop = whole[0].tokens[5]
+    wanted = generate(model, prompts, stop_ids=[stop], max_new_tokens=12)
+    begun = [
+        (*wanted[0].tokens, stop), whole[1].tokens[:2], (), whole[3].tokens[:3], (*whole[4].tokens, 1, 2, 3)
+    ]  # fmt: skip
+    if stop in begun[4]:
+        begun[4] = ()
+    heard: list[int] = []
+    made = generate(model, prompts, stop_ids=[stop], max_new_tokens=12, begun=begun, on_rows=heard.append)
+    assert made == wanted
+    assert heard[-1] == 5
+    assert made[0].finished
+    assert [len(one.tokens) for one in whole] == [12, 12, 12, 8, 12]
+
+
+def test_batches_hold_every_row_once_and_have_room() -> None:
+    """Every row is in exactly one batch of at most `batch_rows`; each has room for what is wanted of any of them."""
+    source = random.Random(0)
+    lengths = [source.randint(1, 300) for _ in range(200)]
+    rooms = [310 - length for length in lengths]
+    limits = [min(source.randint(1, 50), room) for room in rooms]
+    batches = list(_batches(_Places(lengths, limits, rooms), 16))
+    assert sorted(row for batch in batches for row in batch) == list(range(200))
+    assert max(map(len, batches)) == 16
+    assert all(max(limits[row] for row in batch) <= min(rooms[row] for row in batch) for batch in batches)
+
+
+def test_batches_of_equal_limits_hold_rows_of_like_length() -> None:
+    """Where as much is wanted of all, a row near the end of its context shares its batch with none that gets more."""
     source = random.Random(0)
     lengths = [source.randint(1, 300) for _ in range(200)]
     limits = [min(50, 310 - length) for length in lengths]
-    batches = list(_batches(lengths, limits, 16))
+    batches = list(_batches(_Places(lengths, limits, [310 - length for length in lengths]), 16))
     assert sorted(row for batch in batches for row in batch) == list(range(200))
     assert all(len({limits[row] for row in batch}) == 1 and len(batch) <= 16 for batch in batches)
     assert all(lengths[batch[0]] == max(lengths[row] for row in batch) for batch in batches)
-    assert [len(batch) for batch in _batches([5, 4, 5, 4], [9] * 4, 16, may_pad=False)] == [2, 2]
-    assert [len(batch) for batch in _batches([40_000] * 3, [10] * 3, 16)] == [1, 1, 1], "tokens are bounded too"
+    assert [len(batch) for batch in _batches(_Places([5, 4, 5, 4], [9] * 4, [9] * 4), 16, may_pad=False)] == [2, 2]
+    assert [len(batch) for batch in _batches(_Places([40_000] * 3, [10] * 3, [10] * 3), 16)] == [1, 1, 1], (
+        "tokens are bounded too"
+    )
 
 
 def test_a_real_model_answers_as_plain_transformers_does(stories: Path) -> None:

@@ -32,9 +32,9 @@ from attune.evals.basis import (
     write_base,
 )
 from attune.evals.general import read_general, text_start, write_texts, written_corpus
-from attune.evals.heldout import arithmetic, measure, predicted_tokens
+from attune.evals.heldout import Measured, arithmetic, measure, predicted_tokens
 from attune.evals.probe_plan import ProbePlan
-from attune.evals.samples import Answered, answer, prepare_asked, sample_lines
+from attune.evals.samples import Answered, answer, begun_answers, prepare_asked, sample_lines
 from attune.evals.tasks import Schema
 from attune.model.divergence import TopK
 from attune.model.loss import PLAIN, LossOptions
@@ -68,7 +68,7 @@ class Probes:
         self.model, self.plan, self.config, self.template = model, plan, config, prepared.template
         self.folder, self.loss = run / FOLDER, loss
         self._train = _take(prepared.train, plan.train_rows)
-        valid = prepared.valid
+        self._valid = valid = prepared.valid
         self._task = _Task(_take(valid, plan.task_rows), self.template.stop_ids) if valid and plan.task_rows else None
         schema = open_answer_schema(config.data.answer_schema)
         self._asked = prepare_asked(
@@ -103,9 +103,12 @@ class Probes:
             self._base = self._open_base(general, is_base=is_base, machine=machine)
         self._general = general
 
-    def measure(self, step: int, *, micro_tokens: int) -> tuple[ProbeRecord, list[dict[str, Any]]]:
+    def measure(
+        self, step: int, *, micro_tokens: int, validated: Measured | None = None
+    ) -> tuple[ProbeRecord, list[dict[str, Any]]]:
         """Return what is found after `step` steps, 0 for the model before training, and the lines of samples.jsonl.
 
+        `validated`: what the same model has just shown on all validation rows, which spares a part of the answers.
         Raises: as `prepare`, which it does where that was not done.
         """
         started = time.monotonic()
@@ -121,7 +124,7 @@ class Probes:
                 loss=self.loss,
             )
             found: dict[str, Any] = {**self._measure_general(machine), **self._measure_task(machine)}
-            answered = self._answer(machine)
+            answered = self._answer(machine, validated)
         record = ProbeRecord(step=step, probe_loss=seen.loss, probe_accuracy=seen.accuracy, **found)
         if answered is None:
             return replace(record, seconds=_since(started)), []
@@ -224,11 +227,15 @@ class Probes:
             return {}
         return self._task.figures(self._compare("task", self._task.corpus, machine))
 
-    def _answer(self, machine: Machine) -> Answered | None:
-        if not self._asked.questions:
+    def _answer(self, machine: Machine, validated: Measured | None) -> Answered | None:
+        asked = self._asked
+        if not asked.questions:
             return None
+        begun: Sequence[Sequence[int]] = ()
+        if validated is not None and self._valid is not None:
+            begun = begun_answers(asked.questions, self._valid, validated.token_right)
         with arithmetic(machine.precision, machine.device):
-            return answer(self.model, self._asked, self.template, micro_tokens=machine.micro_tokens)
+            return answer(self.model, asked, self.template, micro_tokens=machine.micro_tokens, begun=begun)
 
 
 class _Task:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from attune.data.corpus import Corpus
 from attune.data.encoding.template import ChatTemplate
 from attune.data.stream import shuffled
 from attune.errors import TemplateError
+from attune.evals.heldout import predicted_tokens
 from attune.evals.questions import Question, to_questions
 from attune.evals.tasks import Schema, applicable, score
 from attune.evals.wording import OPENER_TOKENS, Wording, commonest_opener, compare_wording
@@ -107,10 +111,41 @@ def prepare_asked(
     )
 
 
-def answer(model: nn.Module, asked: Asked, template: ChatTemplate, *, micro_tokens: int) -> Answered:
+def begun_answers(questions: Sequence[Question], corpus: Corpus, is_right: NDArray[np.bool_]) -> list[tuple[int, ...]]:
+    """Return with which tokens the greedy answer to each question begins, as far as a pass over its row has told.
+
+    These are the first tokens of the reference that the model ranks first, its end perhaps among them. is_right:
+    `token_right` of what was measured on `corpus`; a question whose row is not in it, or is written there in other
+    tokens, gets none.
+    """
+    right = np.zeros(len(corpus.tokens), dtype=bool)
+    right[predicted_tokens(corpus)] = is_right
+    rows = {place: row for row, place in enumerate(corpus.places)}
+    found: list[tuple[int, ...]] = []
+    for question in questions:
+        row = rows.get(question.place)
+        start, end = (0, 0) if row is None else corpus.offsets[row : row + 2].tolist()
+        first = start + len(question.prompt_ids)
+        if tuple(corpus.tokens[start : min(first, end)].tolist()) != question.prompt_ids:
+            found.append(())
+            continue
+        wrong = np.flatnonzero(~right[first:end])
+        found.append(tuple(corpus.tokens[first : first + int(wrong[0]) if len(wrong) else end].tolist()))
+    return found
+
+
+def answer(
+    model: nn.Module,
+    asked: Asked,
+    template: ChatTemplate,
+    *,
+    micro_tokens: int,
+    begun: Sequence[Sequence[int]] = (),
+) -> Answered:
     """Return the model's greedy answers to at least one question, with all that is measured on them and on openings.
 
     micro_tokens: positions that are computed at once; training found room for as many, and those here take less.
+    begun: with which tokens each answer is known to begin.
     """
     prompts = [question.prompt_ids for question in asked.questions]
     longest = max(map(len, prompts)) + asked.max_new_tokens
@@ -120,6 +155,7 @@ def answer(model: nn.Module, asked: Asked, template: ChatTemplate, *, micro_toke
         stop_ids=template.stop_ids,
         max_new_tokens=asked.max_new_tokens,
         batch_rows=max(1, min(BATCH_ROWS, micro_tokens // longest)),
+        begun=begun,
     )
     decode = template.tokenizer.decode
     texts = tuple(decode(one.tokens) for one in made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,38 +39,47 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    begun: Sequence[Sequence[int]] = (),
     on_rows: Callable[[int], None] | None = None,
 ) -> list[Generated]:
     """Return an answer to every prompt, in their order; temperature 0 takes the most likely token (greedy).
 
     Rows of like length run together, padded on the left. Greedy answers are those of each prompt alone, but for
     ties within rounding; sampled ones depend on `seed` and `batch_rows`. Near the end of the model's context a row gets
-    the tokens that are left. `on_rows` hears how many rows are done.
+    the tokens that are left. `begun`: with which tokens each answer is known to begin, so that only the rest is made.
+    `on_rows` hears how many rows are done.
     Raises: ModelError when a prompt is empty or leaves no room for an answer.
     """
     room = [room_for_answer(model, prompt, f"prompt {number}") for number, prompt in enumerate(prompts, start=1)]
-    limits = [min(max_new_tokens, left) for left in room]
-    answers: list[Generated | None] = [None] * len(prompts)
+    known = [tuple(tokens[:max_new_tokens]) for tokens in begun] or [()] * len(prompts)
+    answers = [_until_stop(list(tokens), frozenset(stop_ids)) for tokens in known]
+    limits = [min(max_new_tokens, left) - len(tokens) for left, tokens in zip(room, known, strict=True)]
+    open_rows = [row for row, answer in enumerate(answers) if not answer.finished and limits[row] > 0]
+    inputs = {row: (*prompts[row], *known[row]) for row in open_rows}
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     ending = {
         "eos_token_id": list(stop_ids) or None,
         "pad_token_id": stop_ids[0] if stop_ids else 0,  # fills rows that ended before others; cut off below
     }
-    done = 0
+    done = len(prompts) - len(open_rows)
     with _answering(model) as core:
         may_pad = core.dtype != torch.float64 or _attention(core) != "eager"  # see _batches
-        for rows in _batches([len(prompt) for prompt in prompts], limits, batch_rows, may_pad=may_pad):
-            settings = GenerationConfig(max_new_tokens=limits[rows[0]], **ending, **(sampling if temperature else {}))
-            ids, mask = _pad_left([prompts[row] for row in rows], core.device)
+        sizes = [len(inputs[row]) for row in open_rows]
+        places = _Places(sizes, [limits[row] for row in open_rows], [room[row] - len(known[row]) for row in open_rows])
+        for batch in _batches(places, batch_rows, may_pad=may_pad):
+            rows = [open_rows[place] for place in batch]
+            most = max(limits[row] for row in rows)
+            settings = GenerationConfig(max_new_tokens=most, **ending, **(sampling if temperature else {}))
+            ids, mask = _pad_left([inputs[row] for row in rows], core.device)
             with torch.random.fork_rng(devices=[core.device] if core.device.type == "cuda" else []):
                 torch.manual_seed(mix_seed("generate", seed, rows[0]))
                 made = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)  # type: ignore[operator]
             for row, tokens in zip(rows, made[:, ids.shape[1] :].tolist(), strict=True):
-                answers[row] = _until_stop(tokens, frozenset(stop_ids))
+                answers[row] = _until_stop([*known[row], *tokens[: limits[row]]], frozenset(stop_ids))
             done += len(rows)
             if on_rows is not None:
                 on_rows(done)
-    return [answer for answer in answers if answer is not None]
+    return answers
 
 
 @torch.no_grad()
@@ -168,19 +177,28 @@ def _core(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _batches(
-    lengths: Sequence[int], limits: Sequence[int], batch_rows: int, *, may_pad: bool = True
-) -> Iterator[list[int]]:
-    """Yield rows to run together: like lengths, longest first; equal limits, so that no row gets more than its own.
+class _Places(NamedTuple):
+    """Of each row: its tokens, how many are wanted of it, and how many its context has room for."""
 
-    Without `may_pad` their lengths are equal: transformers' written-out attention takes the softmax in float32, where
-    the lowest float64 number that hides padding is minus infinity, and answers would be made of NaN.
+    lengths: Sequence[int]
+    limits: Sequence[int]
+    rooms: Sequence[int]
+
+
+def _batches(places: _Places, batch_rows: int, *, may_pad: bool = True) -> Iterator[list[int]]:
+    """Yield rows to run together: of like limits, the shortest first, of which those that all have room for the most.
+
+    Rows of equal limits come longest first. Without `may_pad` lengths are equal: transformers' written-out attention
+    takes the softmax in float32, where the lowest float64 number that hides padding is minus infinity, and answers
+    would be made of NaN.
     """
+    lengths, limits, rooms = places
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: (limits[row], -lengths[row])):
-        first = batch[0] if batch else row
-        is_full = len(batch) >= batch_rows or (len(batch) + 1) * (lengths[first] + limits[row]) > BATCH_TOKENS
-        fits = limits[row] == limits[first] and (may_pad or lengths[row] == lengths[first])
+        longest = max(lengths[one] for one in (*batch, row))
+        is_full = len(batch) >= batch_rows or (len(batch) + 1) * (longest + limits[row]) > BATCH_TOKENS
+        has_room = all(rooms[one] >= limits[row] for one in batch)
+        fits = has_room and (may_pad or all(lengths[one] == lengths[row] for one in batch))
         if batch and (is_full or not fits):
             yield batch
             batch = []
