@@ -22,6 +22,7 @@ from attune.train.checkpoint import find_newest
 from attune.train.defaults import MICRO_TOKENS
 from attune.train.run import finetune, gather, resume
 from attune.train.session import Session
+from attune.types import ValidRecord
 from attune.world import World
 from tests.tiny import write_model_folder
 
@@ -262,3 +263,14 @@ def test_a_run_that_shares_is_resumed_to_the_same_bits(config: Config, tmp_path:
     resumed = resume(other.out)
     ends = [(run.folder / "model" / "model.safetensors").read_bytes() for run in (straight, resumed)]
     assert ends[0] == ends[1]
+
+
+def test_patience_counts_validations_without_a_better_metric(config: Config) -> None:
+    """Of equal values the lower loss is the best step, but only a better value of the metric renews patience."""
+    wishes = {"early_stop.metric": "val_exact_match", "early_stop.patience": 2}
+    session = open_session(config.with_values(wishes))
+    found = []
+    for step, (loss, match) in enumerate([(3.0, 0.0), (2.0, 0.0), (1.0, 0.0), (0.5, 0.1), (0.6, 0.2), (0.4, 0.1)], 1):
+        session.note_best(ValidRecord(step, loss, 0.5, 1.0, val_rows=9, val_tokens=9, val_exact_match=match), {})
+        found.append((session.progress.best_step, session.progress.stale, session.act_on_patience()[0]))
+    assert found == [(1, 0, False), (2, 1, False), (3, 2, True), (4, 0, False), (5, 0, False), (5, 1, False)]

@@ -53,7 +53,7 @@ class Progress:
     best_step: int = 0
     best_value: float | None = None
     best_loss: float | None = None  # the validation loss there, which decides between equal values
-    stale: int = 0  # validations since the best one
+    stale: int = 0  # validations since the metric was better than ever before
     rate_scale: float = 1.0  # what early_stop.reduce has made of the learning rate
     reductions: int = 0  # how often it did
     flos: float = 0.0
@@ -251,8 +251,8 @@ class Session:
     def note_best(self, record: ValidRecord, scores: Mapping[str, float]) -> None:
         """Note in `progress` whether a validation, with the `scores` of the answers given at it, is the best so far.
 
-        Of equal values the one with the lower loss is. The model before training (step 0) never is: a run returns a
-        tuned model.
+        Of equal values the one with the lower loss is, but that uses up patience like a worse one: the metric got no
+        better. The model before training (step 0) never is the best: a run returns a tuned model.
         """
         if record.step == 0:
             return
@@ -261,10 +261,10 @@ class Session:
         value = measured if metric == "val_loss" else -measured
         best = self.progress
         known = best.best_value is not None and math.isfinite(best.best_value)
+        stale = 0 if not known or value < best.best_value else best.stale + 1
         if not known or (value, record.val_loss) < (best.best_value, best.best_loss):
-            self.progress = replace(best, best_step=record.step, best_value=value, best_loss=record.val_loss, stale=0)
-        else:
-            self.progress = replace(best, stale=best.stale + 1)
+            best = replace(best, best_step=record.step, best_value=value, best_loss=record.val_loss)
+        self.progress = replace(best, stale=stale)
 
     def act_on_patience(self) -> tuple[bool, str]:
         """Act when the last validations brought nothing better; return whether the run is over, and what was done.

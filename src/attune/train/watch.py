@@ -100,7 +100,8 @@ class Watch:
         probe: ProbeRecord | None = None
         if self._probes is not None:
             with needs_memory("measuring for the guards"):
-                probe, samples = self._probes.measure(step, micro_tokens=session.room.micro_tokens)
+                measured = None if found is None else found[1]
+                probe, samples = self._probes.measure(step, micro_tokens=session.room.micro_tokens, validated=measured)
             self.run.append("samples.jsonl", *samples)
         if found is not None:
             scores = probe.scores if probe is not None else {}

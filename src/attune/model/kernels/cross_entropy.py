@@ -162,10 +162,7 @@ def _kernel() -> Any:
         COLUMNS: tl.constexpr, GRADIENTS: tl.constexpr, DFT: tl.constexpr,
         SMOOTHING: tl.constexpr, Z_LOSS: tl.constexpr, CAP: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
-        """One program reads one row twice: for the sums, then to write the gradient over it.
-
-        The second time it goes backwards, as what was read last is still in the cache.
-        """
+        """One program reads one row for the sums, then backwards, as its end is cached, to write the gradient."""
         row = tl.program_id(0).to(tl.int64)
         start = logits + row * stride  # 64 bits: N * V passes 2**31
         target = tl.load(targets + row)
