@@ -187,7 +187,7 @@ def _clear_winner(counts: Counter[str], fewest: int) -> str:
 
 def script_of(text: str) -> str:
     """Return the language that stands for the script of most letters; "" for Latin letters."""
-    letters = _OTHER_SCRIPT.findall(text)
+    letters = () if text.isascii() else _OTHER_SCRIPT.findall(text)
     if not letters:
         return ""
     counts = Counter(_script(letter) for letter in letters)
