@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from attune.data.duplicates.near import Duplicates, find_clusters, found
-from attune.data.duplicates.shingles import find_common, gather, row_spans, shingles_at
-from attune.data.duplicates.sketch import find_candidates, sketch
+from attune.data.duplicates.shingles import Common, Spans, find_common, gather, row_spans, shingles_at
+from attune.data.duplicates.shingles import jaccard as fast_jaccard
+from attune.data.duplicates.sketch import BANDS, LARGE_BUCKET, NEIGHBOURS, find_candidates, sketch
 from attune.data.lint.thresholds import DEFAULT
 from attune.types import Example
 from tests.data.duplicates.real import load
@@ -133,6 +135,52 @@ def jaccard(sets: list[set[int]], pair: tuple[int, int]) -> float:
     """The share of common members."""
     a, b = (sets[row] for row in pair)
     return len(a & b) / len(a | b)
+
+
+@pytest.mark.parametrize("is_single", [True, False])
+def test_likeness_is_that_of_plain_sets(*, is_single: bool) -> None:
+    """Whatever spans are paired, and however often, weights of shared and of all shingles are summed as over sets."""
+    rng = random.Random(5)
+    task = prose(rng, 8)
+    asked = [f"{task if row % 3 else ''} {prose(rng, rng.randint(3, 40))}" for row in range(80)]
+    words = store_of([chat(question, prose(rng, 2)) for question in asked]).words()
+    common = find_common(words, np.arange(80), replace(DEFAULT, common_fewest_rows=3))
+    assert len(common.shingles)
+    rows = np.array([[rng.randrange(80), rng.randrange(80)] for _ in range(400)])
+    cuts = np.array([[rng.randrange(4), rng.randrange(4)] for _ in range(400)])
+    a, b = (Spans(words.starts[rows[:, at]] + cuts[:, at], words.starts[rows[:, at] + 1]) for at in (0, 1))
+    alike, union = fast_jaccard(words, a, b, None if is_single else common)
+    for pair in range(400):
+        one, other = (
+            set((words.flat[at] if is_single else shingles_at(words, at)).tolist())
+            for at in (np.arange(a.begins[pair], a.ends[pair]), np.arange(b.begins[pair], b.ends[pair]))
+        )
+        weights = {value: 1.0 if is_single else weight_of(common, value) for value in one | other}
+        total, shared = sum(weights.values()), sum(weights[value] for value in one & other)
+        assert union[pair] == pytest.approx(total)
+        assert alike[pair] == pytest.approx(shared / total if total else 1.0)
+
+
+def weight_of(common: Common, shingle: int) -> float:
+    """The weight of one shingle."""
+    return float(common.weigh(np.array([shingle], np.uint32))[0])
+
+
+def test_pairs_of_large_buckets_are_those_of_each_bucket_alone() -> None:
+    """Rows of a large bucket are paired with its first and with those that follow in the order of the next bands."""
+    rng = np.random.default_rng(3)
+    bands = rng.integers(0, 9, size=(BANDS, 300), dtype=np.uint64)
+    bands[7:] = np.arange(300)  # no bucket of two there
+    pairs: set[tuple[int, int]] = set()
+    for number in range(7):
+        for value in range(9):
+            bucket = np.flatnonzero(bands[number] == value)
+            assert len(bucket) > LARGE_BUCKET
+            ordered = bucket[np.lexsort([bands[number + step][bucket] for step in (3, 2, 1)])].tolist()
+            pairs |= {(ordered[0], row) for row in ordered[1:]}
+            pairs |= {(ordered[at], row) for at in range(len(ordered)) for row in ordered[at + 1 : at + 1 + NEIGHBOURS]}
+    found_pairs = find_candidates(bands, np.arange(300))
+    assert {tuple(pair) for pair in found_pairs.tolist()} == {(min(pair), max(pair)) for pair in pairs}
 
 
 def test_common_shingles_are_those_of_many_rows() -> None:

@@ -7,7 +7,7 @@ import string
 
 import pytest
 
-from attune.data.lint.secrets import entropy, find_secret, mask
+from attune.data.lint.secrets import _PATTERNS, entropy, find_sample_key, find_secret, mask, suspect
 
 MIXED = string.ascii_letters + string.digits
 DASHES = "-" * 5
@@ -73,6 +73,20 @@ NO_SECRETS = (
 def test_keys_and_passwords_are_found(kind: str) -> None:
     """Tokens of the usual services, private keys, and random values given to a password or key."""
     assert seen(f"Please note. {REAL[kind]} Thank you.")
+
+
+@pytest.mark.parametrize("kind", list(REAL))
+def test_the_first_look_loses_no_key(kind: str) -> None:
+    """Every shape that fits a key is among those that the cheap first look leaves to be searched for."""
+    text = f"Please note. {REAL[kind]} Thank you."
+    left = suspect(text, text.encode()).patterns
+    assert all(known in left for known in _PATTERNS if known[2].search(text))
+
+
+def test_the_shortest_key_is_suspected() -> None:
+    """A Slack token of fifteen characters, the shortest of all keys, passes the first look, as an example does."""
+    text = "It is xoxb-" + "exampletok"
+    assert find_sample_key(text, suspect(text, text.encode()))
 
 
 @pytest.mark.parametrize("text", NO_SECRETS)
