@@ -25,7 +25,8 @@ def stories(shared: Path) -> Path:
     return shared / "models" / "stories260K"
 
 
-def pytest_collection_finish() -> None:
-    """Set aside what was imported, so that no search for garbage goes through all of torch and transformers again."""
+@pytest.fixture(scope="module", autouse=True)
+def _set_aside() -> None:
+    """Set aside what is there to stay, so that no search for garbage goes through torch and its friends again."""
     gc.collect()
     gc.freeze()
