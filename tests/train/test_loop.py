@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,17 +31,9 @@ LENGTHS = [5, 11, 3, 17]
 PLACES = [f"rows.jsonl:{line}" for line in (1, 2, 3, 4, 5)]
 
 
-def learn(
-    model: torch.nn.Module,
-    corpus: Corpus,
-    *,
-    parts: Sequence[Sequence[int]] = ((0, 1, 2, 3),),
-    clip: float = 1e9,
-    rate: Callable[[int], float] = lambda step: 1.0,
-    steps: int = 1,
-) -> list[StepRecord]:
-    """Return the records of some steps over the same rows, with plain gradient descent (no momentum)."""
-    return list(follow(model, corpus, parts=parts, clip=clip, rate=rate, steps=steps))
+def learn(model: torch.nn.Module, corpus: Corpus, **options: Any) -> list[StepRecord]:
+    """Return the records of some steps, as `follow` yields them."""
+    return list(follow(model, corpus, **options))
 
 
 def follow(
@@ -53,7 +46,7 @@ def follow(
     steps: int = 1,
     runs_ahead: Callable[[int], bool] = lambda step: False,
 ) -> Iterator[StepRecord]:
-    """Yield the records of `learn` one by one."""
+    """Yield the records of some steps over the same rows, with plain gradient descent (no momentum)."""
     batches = tuple(to_batch(corpus, part) for part in parts)
     made = (Step(number, number / 4, batches, lambda: PLACES) for number in range(1, steps + 1))
     return train_steps(
