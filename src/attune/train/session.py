@@ -260,9 +260,9 @@ class Session:
         measured = measured_value(metric, record, scores)
         value = measured if metric == "val_loss" else -measured
         best = self.progress
-        known = best.best_value is not None and math.isfinite(best.best_value)
-        stale = 0 if not known or value < best.best_value else best.stale + 1
-        if not known or (value, record.val_loss) < (best.best_value, best.best_loss):
+        before = math.inf if best.best_value is None or math.isnan(best.best_value) else best.best_value
+        stale = 0 if best.best_step == 0 or value < before else best.stale + 1
+        if best.best_step == 0 or (value, record.val_loss) < (before, best.best_loss):
             best = replace(best, best_step=record.step, best_value=value, best_loss=record.val_loss)
         self.progress = replace(best, stale=stale)
 
