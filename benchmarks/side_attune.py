@@ -72,6 +72,7 @@ def preparing(job: dict[str, Any]) -> Config:
         "data.template": job["template"],
         "data.max_length": job["max_length"],
         "data.overlong": "cut",
+        "data.cache": "off",  # else the first repeat would make the others
     }
     return Config().with_values(values)
 
