@@ -71,7 +71,8 @@ def measure(module: str, job: Result, *, path: str | None, limit: int) -> Result
     """Run one measurement in a process of its own and return its result, or why there is none."""
     environment = dict(os.environ)
     if job["device"] == "cuda":
-        environment["CUDA_VISIBLE_DEVICES"] = str(job["card"])
+        visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[job["card"]] if visible else str(job["card"])
     own = environment.get("PYTHONPATH", "") if path is None else path
     environment["PYTHONPATH"] = os.pathsep.join(part for part in (own, str(ROOT / "src"), str(ROOT)) if part)
     began = time.perf_counter()
